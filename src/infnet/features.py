@@ -24,10 +24,10 @@ Storage = Literal["id", "ids", "dense"]
 """One embedding row per value; up to ``width`` rows, padded with -1; or ``width`` float32 numbers."""
 
 
-class Feature(BaseModel, frozen=True):
+class Feature(BaseModel):
     """What every kind of feature has in common."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     storage: ClassVar[Storage] = "id"
 
@@ -68,7 +68,7 @@ def parse_feature(raw: Any) -> Feature:
     return _KINDS[raw["kind"]].model_validate(raw)
 
 
-class _Categorical(Feature, frozen=True):
+class _Categorical(Feature):
     vocabulary: str | None = None
     """Features that name the same vocabulary share ids and embedding rows; the feature's own name by default."""
     min_count: int = Field(default=1, ge=1)
@@ -78,21 +78,21 @@ class _Categorical(Feature, frozen=True):
 
 
 @feature_kind("id")
-class IdFeature(_Categorical, frozen=True):
+class IdFeature(_Categorical):
     """The key of the user or item itself, with an embedding of its own per entity."""
 
     kind: Literal["id"] = "id"
 
 
 @feature_kind("category")
-class CategoryFeature(_Categorical, frozen=True):
+class CategoryFeature(_Categorical):
     """One value out of many."""
 
     kind: Literal["category"] = "category"
 
 
 @feature_kind("tags")
-class TagsFeature(_Categorical, frozen=True):
+class TagsFeature(_Categorical):
     """Several values out of many; their embeddings are averaged into one token."""
 
     storage: ClassVar[Storage] = "ids"
@@ -105,7 +105,7 @@ class TagsFeature(_Categorical, frozen=True):
 
 
 @feature_kind("number")
-class NumberFeature(Feature, frozen=True):
+class NumberFeature(Feature):
     """A number, cut into buckets that each have an embedding row."""
 
     kind: Literal["number"] = "number"
@@ -115,7 +115,7 @@ class NumberFeature(Feature, frozen=True):
 
 
 @feature_kind("value")
-class ValueFeature(Feature, frozen=True):
+class ValueFeature(Feature):
     """A number, standardised on the training values and projected into one token."""
 
     storage: ClassVar[Storage] = "dense"
@@ -126,7 +126,7 @@ class ValueFeature(Feature, frozen=True):
 
 
 @feature_kind("vector")
-class VectorFeature(Feature, frozen=True):
+class VectorFeature(Feature):
     """A vector computed elsewhere, such as a pretrained embedding, projected into one token."""
 
     storage: ClassVar[Storage] = "dense"
@@ -138,7 +138,7 @@ class VectorFeature(Feature, frozen=True):
 
 
 @feature_kind("hour")
-class HourFeature(Feature, frozen=True):
+class HourFeature(Feature):
     """Hour of day (or of week) of the request, in the spec's time zone."""
 
     kind: Literal["hour"] = "hour"
@@ -147,7 +147,7 @@ class HourFeature(Feature, frozen=True):
 
 
 @feature_kind("age")
-class AgeFeature(Feature, frozen=True):
+class AgeFeature(Feature):
     """Time from a date of the item until the request, in log buckets of days."""
 
     kind: Literal["age"] = "age"

@@ -147,7 +147,7 @@ class Split(_Declared):
 
 def _features(value: Any) -> list[Feature]:
     if not isinstance(value, list):
-        raise ValueError("features is a list, one entry per feature")  # noqa: TRY004 - pydantic reads ValueError
+        raise ValueError("features is a list, one entry per feature")
     return value
 
 

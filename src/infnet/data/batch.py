@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,11 +76,9 @@ class RequestBatch:
 
     def to(self, device: torch.device) -> RequestBatch:
         """The same batch on another device."""
-        moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, FieldValues):
-                moved[field.name] = value.to(device)
-            elif isinstance(value, Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
-        return replace(self, **moved)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return RequestBatch(**{name: None if value is None else _to(value, device) for name, value in values.items()})
+
+
+def _to(value: Tensor | FieldValues, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, FieldValues) else value.to(device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""Where logs come from: known datasets and the built-in synthetic world."""

@@ -1,0 +1,110 @@
+"""What every ranking model is: a RequestBatch in, one logit per request, candidate and task out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from infnet.data.batch import RequestBatch
+from infnet.data.layout import Layout, TaskLayout
+from infnet.errors import SpecError, did_you_mean
+from infnet.layers.embedding import EmbeddingTable
+
+__all__ = ["ModelConfig", "RankingModel", "build_model", "model_names", "predictions", "register_model"]
+
+
+class ModelConfig(BaseModel):
+    """Settings that every model has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    width: int = Field(default=16, ge=1)
+    """d, width of every token."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """On the hidden layers."""
+
+
+class RankingModel(nn.Module):
+    """Base of all models.
+
+    A model owns exactly one :class:`EmbeddingTable`, :attr:`embedding`, whose gradient is sparse; all other
+    parameters are dense.
+    """
+
+    config_type: ClassVar[type[ModelConfig]] = ModelConfig
+    name: ClassVar[str]
+
+    embedding: EmbeddingTable
+
+    def __init__(self, layout: Layout, config: ModelConfig) -> None:
+        super().__init__()
+        self.layout = layout
+        self.config = config
+
+    def forward(self, batch: RequestBatch) -> Tensor:
+        """Logits (R, N, T); for a regression task the standardised value. Padded candidates hold anything finite."""
+        raise TypeError(f"{type(self).__name__} has no forward pass")
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """A loss of the model's own for the batch seen last, such as DIEN's; None for most."""
+        return None
+
+
+_MODELS: dict[str, type[RankingModel]] = {}
+_M = TypeVar("_M", bound=type[RankingModel])
+
+
+def register_model(name: str) -> Callable[[_M], _M]:
+    """Register a class under the name that ``--model`` takes."""
+
+    def register(cls: _M) -> _M:
+        cls.name = name
+        _MODELS[name] = cls
+        return cls
+
+    return register
+
+
+def model_names() -> list[str]:
+    """Every registered model."""
+    return sorted(_MODELS)
+
+
+def build_model(name: str, layout: Layout, settings: dict[str, Any] | None = None) -> RankingModel:
+    """A fresh model for a dataset.
+
+    Raises:
+        SpecError: The name or a setting is unknown, or a value is out of range.
+    """
+    if name not in _MODELS:
+        raise SpecError(f"unknown model '{name}'{did_you_mean(name, _MODELS)}")
+    cls = _MODELS[name]
+    settings = settings or {}
+    for key in settings:
+        if key not in cls.config_type.model_fields:
+            raise SpecError(f"model '{name}' has no setting '{key}'{did_you_mean(key, cls.config_type.model_fields)}")
+    try:
+        config = cls.config_type.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise SpecError(f"model '{name}', {path}: {first['msg']}, found {first['input']!r}") from error
+    return cls(layout, config)
+
+
+def predictions(logits: Tensor, tasks: tuple[TaskLayout, ...]) -> Tensor:
+    """Logits (..., T) -> what they mean: probabilities of binary tasks (INFNet eq. 12), labels' units of regressions."""
+    columns = []
+    for index, task in enumerate(tasks):
+        z = logits[..., index].double()
+        if task.kind == "binary":
+            columns.append(z.sigmoid())
+        elif task.loss == "log_mse":
+            columns.append(z.clamp(max=60.0).expm1().clamp(min=0.0))
+        else:
+            columns.append(z * task.std + task.mean)
+    return torch.stack(columns, dim=-1)
