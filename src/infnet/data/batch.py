@@ -76,8 +76,9 @@ class RequestBatch:
 
     def to(self, device: torch.device) -> RequestBatch:
         """The same batch on another device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return RequestBatch(**{name: None if value is None else _to(value, device) for name, value in values.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else _to(value, device) for name, value in values.items()}
+        return RequestBatch(**moved)
 
 
 def _to(value: Tensor | FieldValues, device: torch.device) -> Any:

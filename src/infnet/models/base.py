@@ -97,7 +97,7 @@ def build_model(name: str, layout: Layout, settings: dict[str, Any] | None = Non
 
 
 def predictions(logits: Tensor, tasks: tuple[TaskLayout, ...]) -> Tensor:
-    """Logits (..., T) -> what they mean: probabilities of binary tasks (INFNet eq. 12), labels' units of regressions."""
+    """Logits (..., T) -> what they mean: probabilities (INFNet eq. 12), or values in the label's unit."""
     columns = []
     for index, task in enumerate(tasks):
         z = logits[..., index].double()
