@@ -15,7 +15,7 @@ __all__ = ["FieldValues", "RequestBatch"]
 class FieldValues:
     """The values of one side's fields for n entities.
 
-    ids: (n, id_width) int64 positions in :attr:`RequestBatch.rows`, -1 for the padding of multi-valued fields.
+    ids: (n, id_width) int32 positions in :attr:`RequestBatch.rows`, -1 for the padding of multi-valued fields.
     dense: (n, dense_width) float32.
     """
 
@@ -47,18 +47,18 @@ class RequestBatch:
     candidate: FieldValues
     """R * N rows, request by request: fields that depend on request and item together."""
     candidate_item: Tensor
-    """(R, N) int64 position in ``item``."""
+    """(R, N) int32 position in ``item``."""
     present: Tensor
     """(R, N) bool, False for the padding of requests with fewer than N candidates."""
     event_ids: Tensor
-    """(E, w) int64 positions in ``rows``, -1 for padding: the id columns of each distinct event item's token fields.
+    """(E, w) int32 positions in ``rows``, -1 for padding: the id columns of each distinct event item's token fields.
     Columns: the id columns of all fields that any behaviour's tokens use, in layout order (``Layout.event_fields``)."""
     history: Tensor
-    """(R, L) int64 position in ``event_ids``; 0 where absent."""
+    """(R, L) int32 position in ``event_ids``; any valid one where absent."""
     history_present: Tensor
     """(R, L) bool."""
     history_gap: Tensor
-    """(R, L) int64 bucket of the time from the event to the request; shape (R, 0) if no behaviour asks for it."""
+    """(R, L) int32 bucket of the time from the event to the request; shape (R, 0) if no behaviour asks for it."""
     labels: Tensor | None
     """(R, N, T) float32, NaN where unobserved."""
     user_index: Tensor

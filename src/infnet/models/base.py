@@ -53,6 +53,10 @@ class RankingModel(nn.Module):
         """A loss of the model's own for the batch seen last, such as DIEN's; None for most."""
         return None
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters that every task uses, whose gradients GradNorm balances; the embedding table unless said."""
+        return [self.embedding.weight]
+
 
 _MODELS: dict[str, type[RankingModel]] = {}
 _M = TypeVar("_M", bound=type[RankingModel])

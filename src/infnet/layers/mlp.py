@@ -1,0 +1,57 @@
+"""Multi-layer perceptrons: one, several of the same shape side by side, and one whose input comes in parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MLP", "GroupedLinear", "SplitLinear"]
+
+
+class MLP(nn.Sequential):
+    """Hidden layers with ReLU and dropout, then a linear layer: (..., in) -> (..., out)."""
+
+    def __init__(self, in_width: int, hidden: Sequence[int], out_width: int, dropout: float = 0.0) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_width, width), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            in_width = width
+        super().__init__(*layers, nn.Linear(in_width, out_width))
+
+
+class GroupedLinear(nn.Module):
+    """G linear layers of one shape in one product: (..., G, in) -> (..., G, out)."""
+
+    def __init__(self, num_groups: int, in_width: int, out_width: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_width)
+        self.weight = nn.Parameter(torch.empty(num_groups, in_width, out_width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_groups, out_width).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., G, in) -> (..., G, out)."""
+        flat = inputs.flatten(0, -3).transpose(0, 1)  # (G, n, in)
+        out = torch.baddbmm(self.bias[:, None], flat, self.weight)
+        return out.transpose(0, 1).unflatten(0, inputs.shape[:-2])
+
+
+class SplitLinear(nn.Module):
+    """A linear layer over concatenated inputs that come apart, so that each part is multiplied once where it lives.
+
+    A request's part is computed per request and added to every candidate's (identity B).
+    """
+
+    def __init__(self, in_widths: Sequence[int], out_width: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(max(sum(in_widths), 1))
+        self.weights = nn.ParameterList(torch.empty(out_width, w).uniform_(-bound, bound) for w in in_widths)
+        self.bias = nn.Parameter(torch.empty(out_width).uniform_(-bound, bound))
+
+    def part(self, index: int, inputs: Tensor) -> Tensor:
+        """What part ``index``, inputs (..., in_i), adds to the output (..., out); :attr:`bias` comes on top, once."""
+        return nn.functional.linear(inputs, self.weights[index])

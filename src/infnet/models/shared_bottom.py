@@ -1,0 +1,85 @@
+"""Shared-Bottom: one network for all tasks up to a tower each.
+
+R. Caruana, "Multitask Learning", Machine Learning 28 (1997); over the same tokens as INFNet, histories mean-pooled.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infnet.data.batch import RequestBatch
+from infnet.data.layout import Layout
+from infnet.layers.embedding import EmbeddingTable
+from infnet.layers.heads import TaskHeads
+from infnet.layers.mlp import SplitLinear
+from infnet.layers.tokens import EventTokens, FieldTokenizer, RowProjection
+from infnet.models.base import ModelConfig, RankingModel, register_model
+
+__all__ = ["SharedBottom", "SharedBottomConfig"]
+
+
+class SharedBottomConfig(ModelConfig):
+    """Settings of Shared-Bottom."""
+
+    embedding_width: int | None = Field(default=None, ge=1)
+    """Width of the embedding tables; the token width by default."""
+    hidden: tuple[int, ...] = (256, 128)
+    """Layers that all tasks share."""
+    head_hidden: tuple[int, ...] = (64,)
+    """Layers of each task's tower."""
+
+
+@register_model("shared_bottom")
+class SharedBottom(RankingModel):
+    """All field tokens and one mean-pooled token per behaviour, through shared layers, to one tower per task."""
+
+    config_type: ClassVar[type[ModelConfig]] = SharedBottomConfig
+    config: SharedBottomConfig
+
+    def __init__(self, layout: Layout, config: SharedBottomConfig) -> None:
+        super().__init__(layout, config)
+        d = config.width
+        embedding_width = config.embedding_width or d
+        self.embedding = EmbeddingTable(layout.num_rows, embedding_width)
+        self.rows = RowProjection(embedding_width, d)
+        self.user, self.context = FieldTokenizer(layout, "user", d), FieldTokenizer(layout, "context", d)
+        self.item, self.candidate = FieldTokenizer(layout, "item", d), FieldTokenizer(layout, "candidate", d)
+        self.events = EventTokens(layout, d, "sum") if layout.behaviours else None
+        num_request = self.user.num_tokens + self.context.num_tokens + len(layout.behaviours)
+        self.first = SplitLinear(
+            [num_request * d, self.item.num_tokens * d, self.candidate.num_tokens * d], config.hidden[0]
+        )
+        rest: list[nn.Module] = [nn.ReLU(), nn.Dropout(config.dropout)]
+        for i, width in enumerate(config.hidden[1:]):
+            rest += [nn.Linear(config.hidden[i], width), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.rest = nn.Sequential(*rest)
+        self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
+
+    def forward(self, batch: RequestBatch) -> Tensor:
+        """Logits (R, N, T)."""
+        embedded = self.rows(self.embedding, batch)
+        request = [self.user(embedded, batch.user), self.context(embedded, batch.context)]
+        if self.events is not None:
+            request.append(self._pooled(embedded, batch, self.events))
+        of_item = self.first.part(1, self.item(embedded, batch.item).flatten(1))
+        hidden = self.first.part(0, torch.cat(request, dim=1).flatten(1))[:, None]
+        hidden = hidden + F.embedding(batch.candidate_item, of_item) + self.first.bias
+        if self.candidate.num_tokens:
+            own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
+            hidden = hidden + self.first.part(2, own.flatten(2))
+        shared = self.rest(hidden)
+        return self.heads(shared[..., None, :].expand(-1, -1, len(self.layout.tasks), -1))
+
+    def _pooled(self, embedded: Tensor, batch: RequestBatch, events: EventTokens) -> Tensor:
+        """Mean token of each behaviour's events: (R, F, d)."""
+        sequence = events(embedded, batch)
+        lengths = [b.length for b in self.layout.behaviours]
+        present = batch.history_present.to(sequence.tokens.dtype)
+        parts = zip(sequence.tokens.split(lengths, dim=1), present.split(lengths, dim=1), strict=True)
+        means = [(m[:, None] @ t)[:, 0] / m.sum(dim=1, keepdim=True).clamp(min=1) for t, m in parts]
+        return torch.stack(means, dim=1)

@@ -1,0 +1,93 @@
+"""TrainState: all that changes while a run goes on, and how it is saved and taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from infnet.errors import ArtifactError
+from infnet.models.base import RankingModel
+from infnet.training.checkpoint import Checkpoint, load_checkpoint, load_parameters, save_checkpoint
+from infnet.training.objectives import Objective
+from infnet.training.optimizers import Optimizers
+
+__all__ = ["Position", "TrainState"]
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    batch: int = 0
+    """Batches done of the next one."""
+    step: int = 0
+    """Updates in all."""
+    rows: int = 0
+    """Rows read in all."""
+    train_s: float = 0.0
+    """Seconds spent on them, evaluations and checkpoints not counted."""
+    stale: int = 0
+    """Evaluations since the best one."""
+    best: float | None = None
+    """Best value of the monitored metric."""
+    best_step: int = 0
+    best_epoch: float = 0.0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+
+
+class TrainState:
+    """Model, optimisers, task weights, position and sums for the log; random numbers are PyTorch's own.
+
+    Attributes:
+        sums: (2, T + 1): since the last line of the log, the sum of each task's losses, and of the total; how many.
+    """
+
+    def __init__(self, model: RankingModel, optimizers: Optimizers, objective: Objective, device: torch.device) -> None:
+        self.model, self.optimizers, self.objective = model, optimizers, objective
+        self.device = device
+        self.position = Position()
+        self.sums = torch.zeros(2, len(objective.tasks) + 1, device=device)
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to go on with the same bits."""
+        tensors: dict[str, Tensor] = {"sums": self.sums, "random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        for part, state in (
+            ("model", self.model.state_dict()),
+            ("objective", self.objective.state_dict()),
+            ("optimizers", self.optimizers.state_dict()),
+        ):
+            tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
+        save_checkpoint(path, tensors, asdict(self.position))
+
+    def restore(self, path: Path) -> None:
+        """Take up what :meth:`save` wrote for the same model and configuration.
+
+        Raises:
+            ArtifactError: The file is missing, damaged, or of another model.
+        """
+        checkpoint = load_checkpoint(path)
+        load_parameters(self.model, _part(checkpoint, "model."), path)
+        try:
+            self.objective.load_state_dict(_part(checkpoint, "objective.").tensors)
+            self.optimizers.load_state_dict(_part(checkpoint, "optimizers.").tensors)
+            self.sums.copy_(checkpoint.tensors["sums"])
+            self.position = Position(**{f.name: checkpoint.state[f.name] for f in fields(Position)})
+            torch.set_rng_state(checkpoint.tensors["random.cpu"])
+            if self.device.type == "cuda" and "random.cuda" in checkpoint.tensors:
+                torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"], self.device)
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{path}: does not fit this run ({error}); use the version that wrote it, or train again"
+            ) from error
+
+
+def _part(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    found = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
+    return Checkpoint(found, checkpoint.state)
