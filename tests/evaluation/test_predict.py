@@ -56,11 +56,13 @@ def test_every_real_candidate_comes_back_once_in_order_with_its_user():
 
 
 def test_scores_are_probabilities_for_binary_tasks_and_label_units_for_regressions():
-    found = predict(ItemScorer(), Batches(make_batch(LAYOUT, 6, 2)), "test")
+    model, batch = ItemScorer(), make_batch(LAYOUT, 6, 2)
+    found = predict(model, Batches(batch), "test")
     assert found.tasks == ("t0", "t1", "watch")
     assert found.kinds == ("binary", "binary", "regression")
     assert ((found.scores[:, :2] > 0) & (found.scores[:, :2] < 1)).all()
-    assert found.scores[:, 2].max() > 1
+    standardised = model.by_item[batch.candidate_item.flatten().long(), 2].detach().numpy()
+    np.testing.assert_allclose(found.scores[:, 2], standardised * 2.0 + 3.0, rtol=1e-6)  # the layout's std and mean
 
 
 def test_the_model_runs_in_evaluation_mode_without_gradients_and_keeps_its_own_mode():

@@ -68,9 +68,18 @@ def gradients(model, logits) -> dict[str, torch.Tensor]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(layout=layouts, config=configs, R=st.integers(1, 3), N=st.integers(1, 3), seed=st.integers(0, 99))
-def test_equals_the_equations_written_out(layout, config, R, N, seed):
+@given(
+    layout=layouts,
+    config=configs,
+    R=st.integers(1, 5),
+    N=st.integers(1, 3),
+    chunk_size=st.sampled_from([1, 2, 512]),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_equations_written_out(layout, config, R, N, chunk_size, seed):
     model = model_of(layout, config, seed)
+    if model.events is not None:
+        model.events.chunk_size = chunk_size
     batch = in_dtype(make_batch(layout, R, N, seed), torch.float64)
     fast, slow = model(batch), written_out(model, batch)
     assert_close(fast, slow, rtol=1e-9, atol=1e-9)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from infnet.errors import DataError, SpecError, did_you_mean
 from infnet.evaluation.arrays import finite_numbers
-from infnet.evaluation.ordered import OrderedRows, order_rows
+from infnet.evaluation.ordered import OrderedRows, order_rows, steps
 
 __all__ = ["UserAucs", "UserWeight", "auc", "gauc", "mean_defined", "mtl_auc", "user_aucs", "user_aucs_of"]
 
@@ -148,7 +148,7 @@ def _tied_pairs(rows: OrderedRows) -> NDArray[np.int64]:
     """(U,) pairs of a positive and a negative with the same score, of each user."""
     keys = rows.keys
     # Where a tie goes from its negatives to its positives, only the label bit changes.
-    turns = np.flatnonzero((keys[1:] ^ keys[:-1]) == 1) + 1
+    turns = steps(keys, lambda change: change == 1)
     first, last = np.searchsorted(keys, keys[turns - 1]), np.searchsorted(keys, keys[turns], side="right")
     pairs = np.concatenate(([0], np.cumsum((turns - first) * (last - turns))))
     return np.diff(pairs[np.searchsorted(turns, rows.starts)])

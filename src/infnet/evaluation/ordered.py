@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from infnet.evaluation.arrays import binary_labels, check_same_length, finite_numbers, user_ids
 
-__all__ = ["OrderedRows", "TieRuns", "order_rows"]
+__all__ = ["OrderedRows", "TieRuns", "order_rows", "steps"]
 
 _SIGN = np.uint32(1 << 31)
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class OrderedRows:
 
     def positive_rows(self) -> NDArray[np.int64]:
         """(P,) positions of the positives, ascending."""
-        return np.flatnonzero((self.keys & np.uint64(1)).astype(np.bool_))
+        return np.flatnonzero((self.keys.astype(np.uint8) & 1).view(np.bool_))
 
     def top(self, k: int) -> OrderedRows:
         """Each user's k rows of highest score, and all rows tied with the last of them."""
@@ -46,9 +48,8 @@ class OrderedRows:
 
     def tie_runs(self) -> TieRuns:
         """The rows as runs of equal user and score."""
-        tied = self.keys >> np.uint64(1)
-        begins = np.flatnonzero(tied[1:] != tied[:-1]) + 1
-        bounds = np.concatenate(([0] if len(tied) else [], begins, [len(tied)])).astype(np.int64)
+        begins = steps(self.keys, lambda change: change > 1)
+        bounds = np.concatenate(([0] if len(self.keys) else [], begins, [len(self.keys)])).astype(np.int64)
         positives = np.diff(np.searchsorted(self.positive_rows(), bounds))
         users = np.repeat(np.arange(len(self.users)), np.diff(np.searchsorted(bounds, self.starts)))
         ends = self.starts[1:][users]
@@ -87,55 +88,51 @@ def order_rows(labels: ArrayLike, scores: ArrayLike, users: ArrayLike) -> Ordere
     check_same_length(labels=positive, scores=values, users=ids)
     if len(ids) == 0:
         return OrderedRows(np.empty(0, np.uint64), ids, np.zeros(1, np.int64))
-    codes, names = _user_codes(ids)
-    single = _as_float32(values)
-    if single is not None:
-        user_bit = 33
-        codes <<= np.uint64(user_bit)
-        codes |= positive
-        keys = _order_preserving_bits(single).astype(np.uint64)
-        keys <<= np.uint64(1)
-        keys |= codes
-    else:
+    distinct, codes = None, ids
+    if int(ids.max()) - int(ids.min()) >= 1 << 31:
+        distinct, codes = np.unique(ids, return_inverse=True)
+    is_single = _fits_float32(values[:1024]) and _fits_float32(values)
+    score_bits = 32
+    if not is_single:
         order = np.argsort(values)
-        sorted_values = values[order]
-        ranks = np.zeros(len(values), np.uint64)
-        np.cumsum(sorted_values[1:] != sorted_values[:-1], dtype=np.uint64, out=ranks[1:])
-        user_bit = int(ranks[-1]).bit_length() + 1
-        codes <<= np.uint64(user_bit)
-        codes |= positive
-        keys = ranks
-        keys <<= np.uint64(1)
-        keys |= codes[order]
+        codes, positive, values = codes[order], positive[order], _ranks(values[order])
+        score_bits = int(values[-1]).bit_length()
+    user_bit, lowest = np.uint64(score_bits + 1), codes.min()
+    keys = np.empty(len(ids), np.uint64)
+    for rows in _blocks(len(ids)):
+        block = (codes[rows] - lowest).astype(np.uint64) << user_bit
+        block |= (_order_preserving_bits(values[rows]) if is_single else values[rows]) << np.uint64(1)
+        block |= positive[rows]
+        keys[rows] = block
     keys.sort()
-    begins = np.flatnonzero((keys[1:] ^ keys[:-1]) >= np.uint64(1 << user_bit)) + 1
-    starts = np.concatenate(([0], begins, [len(keys)]))
-    found = keys[starts[:-1]] >> np.uint64(user_bit)
-    return OrderedRows(keys, _user_names(found, names), starts)
+    starts = np.concatenate(([0], steps(keys, lambda change: change >> user_bit != 0), [len(keys)]))
+    found = (keys[starts[:-1]] >> user_bit).astype(codes.dtype) + lowest
+    return OrderedRows(keys, found if distinct is None else distinct[found], starts)
 
 
-def _user_codes(ids: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[Any]]:
-    """Codes (n,) under 2**31 in the order of the ids, and the names they stand for: the lowest id alone if the codes
-    are distances from it, else the distinct ids (two or more)."""
-    lowest = ids.min()
-    if int(ids.max()) - int(lowest) < 1 << 31:
-        return (ids - lowest).astype(np.uint64), lowest[None]
-    names, codes = np.unique(ids, return_inverse=True)
-    return codes.astype(np.uint64), names
+def steps(keys: NDArray[np.uint64], is_step: Callable[[NDArray[np.uint64]], NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """Positions (s,) of keys that differ from the one before in bits for which ``is_step`` is true."""
+    found = [np.empty(0, np.int64)]
+    for rows in _blocks(len(keys) - 1):
+        change = keys[1:][rows] ^ keys[:-1][rows]
+        found.append(np.flatnonzero(is_step(change)) + (rows.start + 1))
+    return np.concatenate(found)
 
 
-def _user_names(codes: NDArray[np.uint64], names: NDArray[Any]) -> NDArray[Any]:
-    return codes.astype(names.dtype) + names[0] if len(names) == 1 else names[codes.astype(np.int64)]
+def _blocks(n: int) -> Iterator[slice]:
+    """Slices of n rows that stay in the processor's cache; fresh memory for whole columns costs more than the work."""
+    return (slice(first, min(first + _BLOCK, n)) for first in range(0, n, _BLOCK))
 
 
-def _as_float32(values: NDArray[Any]) -> NDArray[np.float32] | None:
-    """The same numbers in single precision, -0.0 as 0.0, or None where that would change one."""
-    if not (_fits_float32(values[:1024]) and _fits_float32(values)):
-        return None
-    return values.astype(np.float32) + np.float32(0)
+def _ranks(ascending: NDArray[Any]) -> NDArray[np.uint64]:
+    """0 for the lowest value, one more for each value that differs from the one before."""
+    ranks = np.zeros(len(ascending), np.uint64)
+    np.cumsum(ascending[1:] != ascending[:-1], dtype=np.uint64, out=ranks[1:])
+    return ranks
 
 
 def _fits_float32(values: NDArray[Any]) -> bool:
+    """Whether single precision changes none of the values (n,), n > 0."""
     if values.dtype in (np.float32, np.float16):
         return True
     if values.dtype.kind in "iu":
@@ -144,7 +141,8 @@ def _fits_float32(values: NDArray[Any]) -> bool:
         return bool((values.astype(np.float32) == values).all())
 
 
-def _order_preserving_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """uint32 that order as the floats do: the sign bit flipped, and all others too where it was set."""
-    bits = values.view(np.uint32)
-    return bits ^ ((bits.view(np.int32) >> 31).view(np.uint32) | _SIGN)
+def _order_preserving_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """32 bits that order as the values, which fit float32: the sign bit flipped, and all others where it was set."""
+    # Adding zero turns -0.0 into 0.0.
+    bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32)
+    return (bits ^ ((bits.view(np.int32) >> 31).view(np.uint32) | _SIGN)).astype(np.uint64)

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infnet.layers.events import EventSequence
+from infnet.layers.gather import RowIndex
+
 __all__ = ["CrossAttention", "FieldTokens", "HistoryTokens", "TaskTokens", "TokenSet", "cross_attend"]
 
 
@@ -34,25 +37,42 @@ class TokenSet(Protocol):
 
 
 class HistoryTokens:
-    """A request's events, shared by its candidates: tokens (R, L, d), present (R, L).
+    """A request's events, shared by its candidates.
 
     A request with nothing present, such as a user without history, reads zeros.
     """
 
-    def __init__(self, tokens: Tensor, present: Tensor) -> None:
-        self.tokens = tokens
-        any_present = present.any(dim=1, keepdim=True)
-        # A row without a single key would be NaN: let it attend to everything, then read zeros.
-        absent = ~present & any_present
-        self._bias = torch.zeros_like(present, dtype=tokens.dtype).masked_fill_(absent, -torch.inf)[:, None, :]
-        self._any_present = any_present[:, :, None].to(tokens.dtype)
+    def __init__(self, events: EventSequence) -> None:
+        packed = events.packed
+        self.tokens = events.chunks()
+        self._sizes = [requests for requests, _ in packed.chunks]
+        self._order = RowIndex(packed.order, len(packed.order)) if len(packed.chunks) > 1 else None
+        self._back = RowIndex(packed.order.argsort(), len(packed.order))
+        self._bias, self._scale = [], []
+        for lengths, tokens in zip(packed.lengths.split(self._sizes), self.tokens, strict=True):
+            # A row without a single key would be NaN: let it attend to its padding, then read zeros.
+            is_empty = (lengths == 0)[:, None]
+            absent = (torch.arange(tokens.shape[1], device=lengths.device) >= lengths[:, None]) & ~is_empty
+            self._bias.append(torch.zeros_like(absent, dtype=tokens.dtype).masked_fill_(absent, -torch.inf))
+            self._scale.append((~is_empty).to(tokens.dtype)[:, :, None] if bool(is_empty.any()) else None)
 
     def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
-        """All queries in one fused attention call, a candidate's or not."""
+        """All queries in one fused attention call per chunk, a candidate's or not."""
         flat = torch.cat([q.flatten(1, 2) for q in queries], dim=1)  # (R, sum of a * q, d)
-        keys = self.tokens[:, None]
-        out = F.scaled_dot_product_attention(flat[:, None], keys, keys, attn_mask=self._bias[:, None], scale=1.0)
-        parts = (out[:, 0] * self._any_present).split([q.shape[1] * q.shape[2] for q in queries], dim=1)
+        total = flat.shape[1:]
+        if self._order is not None:
+            flat = self._order.gather(flat.flatten(1)).unflatten(1, total)
+        out = []
+        for part, tokens, bias, scale in zip(
+            flat.split(self._sizes), self.tokens, self._bias, self._scale, strict=True
+        ):
+            keys, mask = tokens[:, None], bias[:, None, None]
+            read = F.scaled_dot_product_attention(part[:, None], keys, keys, attn_mask=mask, scale=1.0).squeeze(1)
+            out.append(read if scale is None else read * scale)
+        read = torch.cat(out)
+        if self._order is not None:
+            read = self._back.gather(read.flatten(1)).unflatten(1, total)
+        parts = read.split([q.shape[1] * q.shape[2] for q in queries], dim=1)
         return [part.unflatten(1, q.shape[1:3]) for part, q in zip(parts, queries, strict=True)]
 
 
@@ -60,6 +80,9 @@ class FieldTokens:
     """Categorical tokens: request (R, M_r, d), read once per request, and candidate (R, N, M_c, d)."""
 
     def __init__(self, request: Tensor, candidate: Tensor) -> None:
+        if candidate.shape[1] == 1:  # one candidate shares with nobody: one group of tokens will do
+            candidate = torch.cat([request[:, None], candidate], dim=2)
+            request = request[:, :0]
         self.request, self.candidate = request, candidate
 
     def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
@@ -79,8 +102,11 @@ class FieldTokens:
         """(R, N, q, d): one softmax over both groups."""
         _, num, q, _ = queries.shape
         own = self.candidate.flatten(0, 1)  # (R * N, M_c, d)
+        own_queries = queries.flatten(0, 1)
+        if self.request.shape[1] == 0:
+            return torch.bmm(torch.bmm(own_queries, own.mT).softmax(dim=-1), own).view(-1, num, q, own.shape[2])
         request_logits = torch.bmm(queries.flatten(1, 2), self.request.mT).unflatten(1, (num, q))
-        own_logits = torch.bmm(queries.flatten(0, 1), own.mT).view(-1, num, q, own.shape[1])
+        own_logits = torch.bmm(own_queries, own.mT).view(-1, num, q, own.shape[1])
         weights = torch.cat([request_logits, own_logits], dim=-1).softmax(dim=-1)
         on_request, on_own = weights.split([self.request.shape[1], own.shape[1]], dim=-1)
         read = torch.bmm(on_request.flatten(1, 2), self.request).unflatten(1, (num, q))
@@ -88,7 +114,7 @@ class FieldTokens:
 
     def _read_shared(self, queries: Tensor) -> Tensor:
         """(R, 1, q, d) -> (R, N, q, d): each group read by itself, merged by its share of the softmax's mass."""
-        request_logits = queries[:, 0] @ self.request.mT  # (R, q, M_r)
+        request_logits = queries.squeeze(1) @ self.request.mT  # (R, q, M_r)
         own_logits = queries @ self.candidate.mT  # (R, N, q, M_c)
         on_request = request_logits.softmax(dim=-1) @ self.request
         on_own = own_logits.softmax(dim=-1) @ self.candidate
@@ -132,7 +158,7 @@ class CrossAttention(nn.Module):
     def project(self, read: Tensor) -> Tensor:
         """What the folded queries read (R, a, q * h, d) -> (R, a, q, d): the values' projection, heads concatenated."""
         if self.num_heads == 1:
-            return read @ self.value[0]
+            return read @ self.value.squeeze(0)
         heads = read.unflatten(2, (-1, self.num_heads))[..., None, :]  # (R, a, q, h, 1, d)
         return (heads @ self.value).flatten(-3)
 

@@ -13,16 +13,17 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import CrossAttention, FieldTokens, HistoryTokens, TaskTokens, TokenSet, cross_attend
 from infnet.layers.embedding import EmbeddingTable
+from infnet.layers.events import EventTokens
 from infnet.layers.gate import ProxyGate
+from infnet.layers.gather import RowIndex
 from infnet.layers.heads import TaskHeads
 from infnet.layers.proxies import CategoricalProxies, SequenceProxies
-from infnet.layers.tokens import EventTokens, FieldTokenizer, RowProjection
+from infnet.layers.tokens import FieldTokenizer, RowProjection
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["INFNet", "INFNetConfig"]
@@ -211,13 +212,14 @@ class INFNet(RankingModel):
         self.events = EventTokens(layout, d, config.event_combine) if layout.behaviours else None
 
         updates, initial = _updates(config, bool(layout.behaviours))
-        lengths = [b.length for b in layout.behaviours]
         num_tokens = [self.user.num_tokens + self.context.num_tokens, self.item.num_tokens, self.candidate.num_tokens]
         self.cat_proxies = (
             CategoricalProxies(num_tokens, d, m, config.cat_hidden, config.dropout) if "cat" in initial else None
         )
         self.seq_proxies = (
-            SequenceProxies(lengths, d, config.num_seq_proxies, config.seq_hidden) if "seq" in initial else None
+            SequenceProxies(len(layout.behaviours), d, config.num_seq_proxies, config.seq_hidden)
+            if "seq" in initial
+            else None
         )
         self.task_tokens = nn.Parameter(torch.empty(len(layout.tasks), d).normal_(std=d**-0.5))
         self.shared_tokens = nn.Parameter(torch.empty(config.num_shared_tasks, d).normal_(std=d**-0.5))
@@ -239,18 +241,19 @@ class INFNet(RankingModel):
         embedded = self.rows(self.embedding, batch)
         request = torch.cat([self.user(embedded, batch.user), self.context(embedded, batch.context)], dim=1)
         item = self.item(embedded, batch.item)  # (J, M_i, d), gathered per candidate
-        candidate = F.embedding(batch.candidate_item, item.flatten(1)).unflatten(-1, item.shape[1:])
+        candidates = RowIndex(batch.candidate_item, item.shape[0])
+        candidate = candidates.gather(item.flatten(1)).unflatten(-1, item.shape[1:])
         own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
         fields = FieldTokens(request, torch.cat([candidate, own], dim=2) if self.candidate.num_tokens else candidate)
 
         history, cat, seq = None, None, None
         if self.events is not None:
             events = self.events(embedded, batch)
-            history = HistoryTokens(events.tokens, batch.history_present)
+            history = HistoryTokens(events)
             if self.seq_proxies is not None:
-                seq = self._normed("seq", self.seq_proxies(events, batch.history_present))
+                seq = self._normed("seq", self.seq_proxies(events))
         if self.cat_proxies is not None:
-            cat = self._normed("cat", self.cat_proxies(request, item, own, batch))
+            cat = self._normed("cat", self.cat_proxies(request, item, own, candidates))
         num = batch.num_requests
         state = _State(
             cat=cat,

@@ -10,14 +10,14 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.embedding import EmbeddingTable
+from infnet.layers.events import EventTokens
 from infnet.layers.heads import TaskHeads
 from infnet.layers.mlp import SplitLinear
-from infnet.layers.tokens import EventTokens, FieldTokenizer, RowProjection
+from infnet.layers.tokens import FieldTokenizer, RowProjection, gather_rows
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["SharedBottom", "SharedBottomConfig"]
@@ -68,7 +68,7 @@ class SharedBottom(RankingModel):
             request.append(self._pooled(embedded, batch, self.events))
         of_item = self.first.part(1, self.item(embedded, batch.item).flatten(1))
         hidden = self.first.part(0, torch.cat(request, dim=1).flatten(1))[:, None]
-        hidden = hidden + F.embedding(batch.candidate_item, of_item) + self.first.bias
+        hidden = hidden + gather_rows(of_item, batch.candidate_item) + self.first.bias
         if self.candidate.num_tokens:
             own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
             hidden = hidden + self.first.part(2, own.flatten(2))
@@ -78,8 +78,6 @@ class SharedBottom(RankingModel):
     def _pooled(self, embedded: Tensor, batch: RequestBatch, events: EventTokens) -> Tensor:
         """Mean token of each behaviour's events: (R, F, d)."""
         sequence = events(embedded, batch)
-        lengths = [b.length for b in self.layout.behaviours]
-        present = batch.history_present.to(sequence.tokens.dtype)
-        parts = zip(sequence.tokens.split(lengths, dim=1), present.split(lengths, dim=1), strict=True)
-        means = [(m[:, None] @ t)[:, 0] / m.sum(dim=1, keepdim=True).clamp(min=1) for t, m in parts]
-        return torch.stack(means, dim=1)
+        sums = sequence.index.sums(sequence.table, sequence.bags, sequence.num_bags)
+        counts = torch.bincount(sequence.bags, minlength=sequence.num_bags).clamp(min=1)
+        return (sums / counts[:, None]).unflatten(0, (batch.num_requests, -1))

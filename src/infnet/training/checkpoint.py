@@ -51,8 +51,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     places: set[int] = set()
     for name, tensor in tensors.items():
         own = tensor.detach().cpu().contiguous()
-        held[name] = own.clone() if own.data_ptr() in places else own  # tied parameters are written twice
-        places.add(own.data_ptr())
+        place = own.untyped_storage().data_ptr()
+        held[name] = own.clone() if place in places else own  # tied parameters are written twice
+        places.add(place)
     text = json.dumps(state, sort_keys=True)
     metadata = {"version": str(CHECKPOINT_VERSION), "state": text, "sha256": _digest(text, held)}
     with _replacing(path) as temporary:
@@ -71,7 +72,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         if not path.exists():
-            raise ArtifactError(f"{path}: there is no checkpoint; train, or resume the run that should hold it") from None
+            raise ArtifactError(
+                f"{path}: there is no checkpoint; train, or resume the run that should hold it"
+            ) from None
         raise ArtifactError(f"{path}: cannot be read ({error}); check the disk and its permissions") from error
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
@@ -146,5 +149,5 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.numel():
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

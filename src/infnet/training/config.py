@@ -17,8 +17,11 @@ from infnet.training.table_optimizer import OptimizerKind
 
 __all__ = ["TrainConfig", "load_config", "parse_config"]
 
-_LOWER_IS_BETTER = ("logloss", "mse", "rmse", "mae")
-_METRICS = ("auc", "gauc", "r2", *_LOWER_IS_BETTER)
+_METRICS = {
+    "binary": ("auc", "gauc", "logloss", "ece", "ndcg@10", "recall@10"),
+    "regression": ("r2", "rmse", "mae"),
+}
+_LOWER_IS_BETTER = ("_logloss", "_ece", "_rmse", "_mae")
 
 
 class TrainConfig(BaseModel):
@@ -110,7 +113,7 @@ class TrainConfig(BaseModel):
     @property
     def lower_is_better(self) -> bool:
         """Whether a small monitored metric is a good one."""
-        return self.monitor.endswith(tuple(f"_{name}" for name in _LOWER_IS_BETTER))
+        return self.monitor.endswith(_LOWER_IS_BETTER)
 
     def check_monitor(self, layout: Layout) -> None:
         """See that the monitored metric can exist for these tasks.
@@ -118,7 +121,9 @@ class TrainConfig(BaseModel):
         Raises:
             SpecError: It cannot; the message suggests one.
         """
-        known = {"mean_auc", "mean_gauc"} | {f"{task}_{metric}" for task in layout.task_names for metric in _METRICS}
+        known = {f"{task.name}_{metric}" for task in layout.tasks for metric in _METRICS[task.kind]}
+        if any(task.kind == "binary" for task in layout.tasks):
+            known |= {"mean_auc", "mean_gauc"}
         if self.monitor not in known:
             raise SpecError(f"train.monitor: no metric '{self.monitor}'{did_you_mean(self.monitor, known)}")
 
@@ -128,19 +133,22 @@ class TrainConfig(BaseModel):
         return {"model": {"name": self.model, **self.settings}, "train": train}
 
 
-def load_config(path: Path | None = None, overrides: Sequence[str] = (), **values: Any) -> TrainConfig:
-    """A configuration from a YAML file (none: defaults), then ``values``, then overrides, the later ones winning.
+def load_config(
+    path: Path | None = None, overrides: Sequence[str] = (), *, begun: TrainConfig | None = None, **values: Any
+) -> TrainConfig:
+    """A configuration from a YAML file, then ``values``, then overrides, the later ones winning.
 
     Args:
-        path: YAML file with the mappings ``model`` and ``train``.
+        path: YAML file with the mappings ``model`` and ``train``; None takes ``begun``.
         overrides: ``model.SETTING=VALUE`` or ``train.SETTING=VALUE``, the value in YAML's notation.
+        begun: What to start from without a file, such as the settings of a run to resume; None takes the defaults.
         values: Fields of :class:`TrainConfig`; those that are None are left out.
 
     Raises:
         SpecError: One line that names file or override, the setting, what was found and what was wanted.
     """
     if path is None:
-        document: dict[str, Any] = {}
+        document: dict[str, Any] = {} if begun is None else begun.document()
     else:
         try:
             document = _parse(path.read_text(encoding="utf-8"), str(path))

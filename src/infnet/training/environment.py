@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.utils import deterministic
+from torch.utils import deterministic as _deterministic
 
 from infnet.errors import SpecError
 from infnet.training.config import TrainConfig
+
+deterministic: Any = _deterministic  # its setting is a property of the module object, which types cannot say
 
 __all__ = ["find_device", "training_environment"]
 
@@ -34,7 +37,8 @@ def find_device(config: TrainConfig) -> torch.device:
 def training_environment(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Seed, threads and determinism as configured; afterwards everything is as it was, random numbers included."""
     threads = torch.get_num_threads()
-    was_deterministic, was_warning = torch.are_deterministic_algorithms_enabled(), _only_warns()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    was_warning = torch.is_deterministic_algorithms_warn_only_enabled()
     was_filling = deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -49,7 +53,3 @@ def training_environment(config: TrainConfig, device: torch.device) -> Iterator[
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(was_deterministic, warn_only=was_warning)
             deterministic.fill_uninitialized_memory = was_filling
-
-
-def _only_warns() -> bool:
-    return torch.is_deterministic_algorithms_warn_only_enabled()

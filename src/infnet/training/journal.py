@@ -10,7 +10,7 @@ from typing import Any
 
 from infnet.training.checkpoint import write_atomically
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "without_nan"]
 
 
 class Journal:
@@ -30,12 +30,12 @@ class Journal:
         if events is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            self._writer = SummaryWriter(str(events), purge_step=after_step + 1 if after_step else None)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(events), purge_step=after_step + 1 if after_step else None)
 
     def write(self, kind: str, step: int, entry: Mapping[str, Any], curves: Mapping[str, float]) -> None:
         """Add one line (``kind``, ``step``, then ``entry``) and a point to each curve."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain({"kind": kind, "step": step, **entry}), allow_nan=False) + "\n")
+            file.write(json.dumps(without_nan({"kind": kind, "step": step, **entry}), allow_nan=False) + "\n")
         if self._writer is not None:
             for name, value in curves.items():
                 self._writer.add_scalar(name, value, step)
@@ -59,8 +59,8 @@ def _lines_until(path: Path, step: int) -> list[str]:
     return kept
 
 
-def _plain(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """NaN and infinities, which JSON has not, become null."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

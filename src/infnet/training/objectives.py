@@ -142,7 +142,7 @@ class GradNormWeights(nn.Module):
         live = observed & (self.weights > 0)
         pulls = self.weights * norms  # G_i
         behind = losses / self.first.clamp(min=1e-12)
-        behind = behind / _mean(behind, live)  # r_i
+        behind = behind / _mean(behind, live).clamp(min=1e-12)  # r_i
         mean = _mean(pulls, live).clamp(min=1e-12)
         slope = torch.sign(pulls - mean * behind**self.alpha) * pulls / mean
         moved = torch.where(live, self.weights * torch.exp(-self.rate * slope), self.weights)

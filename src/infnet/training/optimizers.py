@@ -33,6 +33,8 @@ class Optimizers:
         self.table = TableOptimizer(
             table, config.optimizer, betas=config.betas, eps=config.resolved_eps, l2=config.embedding_l2
         )
+        self._touched: tuple[Tensor, Tensor] | None = None
+        """Of the step that :meth:`clip` has looked at, so that distinct rows are found once."""
         own = {name: p for name, p in model.named_parameters() if p is not table and p.requires_grad}
         extra = dict(others)
         self._named = own | extra
@@ -40,6 +42,7 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last step."""
+        self._touched = None
         self.table.weight.grad = None
         for parameter in self._named.values():
             parameter.grad = None
@@ -48,11 +51,8 @@ class Optimizers:
         """Norm (scalar) of all dense gradients and the touched rows' together, before cutting it to ``clip_norm``."""
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
         if self.table.weight.grad is not None:
-            rows, values = touched_rows(self.table.weight.grad)
-            self.table.weight.grad = torch.sparse_coo_tensor(
-                rows[None], values, self.table.weight.shape, is_coalesced=True, check_invariants=False
-            )
-            gradients.append(values)
+            self._touched = touched_rows(self.table.weight.grad)
+            gradients.append(self._touched[1])
         norm = nn.utils.get_total_norm(gradients)
         if self._clip_norm is not None:
             torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -63,7 +63,11 @@ class Optimizers:
         for group in self.dense.param_groups:
             group["lr"] = self._dense_rate * factor
         self.dense.step()
-        self.table.step(self._table_rate * factor)
+        if self._touched is None:
+            self.table.step(self._table_rate * factor)
+        else:
+            self.table.step_rows(*self._touched, self._table_rate * factor)
+            self._touched = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat: ``table.MOMENT`` and ``dense.PARAMETER.MOMENT``; the tensors themselves, not copies."""
@@ -88,9 +92,7 @@ def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _dense_optimizer(
-    own: list[nn.Parameter], extra: list[nn.Parameter], config: TrainConfig
-) -> torch.optim.Optimizer:
+def _dense_optimizer(own: list[nn.Parameter], extra: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     groups = [
         {"params": parameters, "weight_decay": decay}
         for parameters, decay in ((own, config.weight_decay), (extra, 0.0))

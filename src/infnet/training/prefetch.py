@@ -73,7 +73,7 @@ class Prefetcher(Generic[_T]):
             for item in self._items:
                 if not self._put(item):
                     return
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             end = _End(error)
         self._put(end)
 

@@ -10,22 +10,27 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
 from pydantic import ValidationError
 
 import infnet
+from infnet.data.dataset import Dataset
 from infnet.data.layout import Layout, Manifest
 from infnet.errors import ArtifactError, SpecError
 from infnet.models.base import RankingModel, build_model
 from infnet.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint, write_atomically
 from infnet.training.config import TrainConfig, parse_config
+from infnet.training.journal import without_nan
 
-__all__ = ["RUN_VERSION", "PreparedData", "Run"]
+__all__ = ["RUN_VERSION", "Run"]
 
 RUN_VERSION = 1
+
+_FREE = {"patience", "log_every", "checkpoint_every", "device", "threads", "prefetch", "deterministic", "tensorboard"}
+"""Settings that a resumed run may change."""
 
 _CONTENTS = (
     "run.json",
@@ -37,18 +42,6 @@ _CONTENTS = (
     "last.safetensors",
     "tensorboard",
 )
-
-
-class PreparedData(Protocol):
-    """What a run remembers of its dataset; :class:`infnet.data.dataset.Dataset` in earnest."""
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its layout and fingerprint."""
 
 
 class Run:
@@ -67,7 +60,7 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def create(cls, path: Path | str, dataset: PreparedData, config: TrainConfig, *, force: bool = False) -> Run:
+    def create(cls, path: Path | str, dataset: Dataset, config: TrainConfig, *, force: bool = False) -> Run:
         """Begin a run in a directory that is empty or not there yet.
 
         Args:
@@ -82,7 +75,7 @@ class Run:
         path = Path(path)
         if cls.exists(path) and not force:
             raise SpecError(
-                f"{path}: holds a run already; resume it with --resume, replace it with --force, or choose another --out"
+                f"{path}: holds a run already; pass --resume to go on, --force to replace it, or another --out"
             )
         if not cls.exists(path) and path.exists() and (not path.is_dir() or _foreign(path)):
             raise SpecError(f"{path}: is not empty and holds no run; choose another --out")
@@ -178,9 +171,29 @@ class Run:
             raise ArtifactError(f"{self.path}: training has not ended (no report.json); finish it with --resume")
         return _read_json(self.path / "report.json")
 
+    def go_on_with(self, config: TrainConfig) -> None:
+        """Prepare to resume under a configuration that leads to the same result, and remember it.
+
+        More ``epochs`` (under a constant schedule) and another ``patience`` are welcome.
+
+        Raises:
+            SpecError: A setting that decides about the result differs from the run's.
+        """
+        free = _FREE | ({"epochs"} if self.config.schedule == "constant" else set())
+        old, new = self.config.model_dump(), config.model_dump()
+        for name in TrainConfig.model_fields:
+            if old[name] != new[name] and name not in free:
+                setting = {"model": "model.name", "settings": "model"}.get(name, f"train.{name}")
+                raise SpecError(
+                    f"{self.path}: was begun with {setting} {old[name]!r}, asked to resume with {new[name]!r}; "
+                    "resume with the run's own settings, or choose another --out"
+                )
+        self.config = config
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(config.document(), sort_keys=False))
+
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
-        write_atomically(self.path / "report.json", json.dumps(report, indent=1))
+        write_atomically(self.path / "report.json", json.dumps(without_nan(report), indent=1))
         self.__dict__.pop("report", None)
 
     def save_best(self, model: RankingModel, state: Mapping[str, Any]) -> None:
@@ -199,7 +212,7 @@ class Run:
         load_parameters(model, checkpoint, self.best_path)
         return model.eval()
 
-    def check_dataset(self, dataset: PreparedData) -> None:
+    def check_dataset(self, dataset: Dataset) -> None:
         """See that a dataset is the one the run was trained on.
 
         Raises:

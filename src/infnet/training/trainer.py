@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from infnet.data.batch import RequestBatch
-from infnet.data.layout import Layout
-from infnet.data.sessions import SessionGrouping
+from infnet.data.dataset import Dataset
 from infnet.errors import DataError, SpecError, TrainingError, did_you_mean
 from infnet.models.base import RankingModel, build_model
 from infnet.training.config import TrainConfig
@@ -23,44 +22,18 @@ from infnet.training.objectives import Objective
 from infnet.training.optimizers import Optimizers
 from infnet.training.prefetch import Prefetcher
 from infnet.training.progress import Progress, ProgressCallback
-from infnet.training.run import PreparedData, Run
+from infnet.training.run import Run
 from infnet.training.schedule import Schedule
 from infnet.training.state import TrainState
 
-__all__ = ["Evaluate", "TrainingData", "train"]
+__all__ = ["Evaluate", "train"]
 
 Evaluate = Callable[[RankingModel, str], Mapping[str, float]]
 """Metrics of a model in evaluation mode on a split, flat: ``click_auc``, ``click_gauc``, .., ``mean_auc``."""
 
 
-class TrainingData(PreparedData, Protocol):
-    """What the trainer reads; :class:`infnet.data.dataset.Dataset` in earnest."""
-
-    @property
-    def layout(self) -> Layout:
-        """What models are built from."""
-
-    def num_rows(self, split: str) -> int:
-        """Rows in a split."""
-
-    def num_batches(self, split: str, batch_size: int, sessions: SessionGrouping | None = None) -> int:
-        """Batches in one pass over a split; about, with sessions."""
-
-    def batches(
-        self,
-        split: str,
-        batch_size: int,
-        *,
-        seed: int | None = None,
-        epoch: int = 0,
-        skip: int = 0,
-        sessions: SessionGrouping | None = None,
-    ) -> Iterator[RequestBatch]:
-        """One pass over a split in an order that depends on ``(seed, epoch)`` alone."""
-
-
 def train(
-    dataset: TrainingData,
+    dataset: Dataset,
     config: TrainConfig,
     out: Path | str,
     *,
@@ -114,7 +87,7 @@ def train(
 
 class _Trainer:
     def __init__(
-        self, dataset: TrainingData, run: Run, state: TrainState, evaluate: Evaluate, progress: ProgressCallback
+        self, dataset: Dataset, run: Run, state: TrainState, evaluate: Evaluate, progress: ProgressCallback
     ) -> None:
         self.dataset, self.run, self.state = dataset, run, state
         self.evaluate, self.progress = evaluate, progress
@@ -226,7 +199,8 @@ class _Trainer:
         self.journal.write("train", at.step, entry, curves)
 
     def _evaluate(self) -> None:
-        self._check_finite()
+        if self.state.sums[1, -1] > 0:
+            self._log()
         self._report(is_evaluating=True)
         config, at, model = self.config, self.position, self.state.model
         model.eval()

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from infnet.data.sources.latent import Floats, Ints, Items, Users
 
-__all__ = ["HOUR_MS", "TABS", "TAB_SHARES", "Policy", "Visits", "draw_visits", "interest_strengths", "row_times"]
+__all__ = ["HOUR_MS", "TABS", "Impressions", "Policy", "Visits", "interest_strengths", "row_times"]
 
 HOUR_MS = 3_600_000
 TABS: NDArray[np.int8] = np.array([1, 0, 4, 6, 2], np.int8)
 """The tabs users come through, as KuaiRand numbers them; most used first."""
-TAB_SHARES = np.array([0.66, 0.14, 0.09, 0.07, 0.04])
+_TAB_SHARES = np.array([0.66, 0.14, 0.09, 0.07, 0.04])
 _INTEREST_SHARE = 0.4
 _MAX_LENGTH = 40
 # When each chronotype comes: share of a day's sessions by hour; one row each, its peak at 8, 13, 18 and 22 o'clock.
@@ -37,6 +37,21 @@ class Visits:
         return len(self.user)
 
 
+@dataclass(frozen=True)
+class Impressions:
+    """n items shown, visit by visit."""
+
+    visits: Visits
+    row: Ints
+    """(n,) visit of each impression, ascending."""
+    item: Ints
+    """(n,)."""
+    position: Ints
+    """(n,) in its visit, from 1."""
+    is_random: NDArray[np.bool_]
+    """(n,) drawn from all uploaded items alike, not by the policy."""
+
+
 def interest_strengths(users: Users, visits: Visits) -> Floats:
     """(V, K): strength of each interest of each visiting user at that hour, which drifts."""
     turns = visits.hour[:, None, None].astype(np.float32) / users.period_h[visits.user] + users.phase[visits.user]
@@ -44,7 +59,7 @@ def interest_strengths(users: Users, visits: Visits) -> Floats:
     return users.strength[visits.user] * (1 + np.float32(0.6) * swing[..., 0] + np.float32(0.4) * swing[..., 1])
 
 
-def draw_visits(users: Users, here: Ints, day: int, per_day: float, rng: np.random.Generator) -> Visits:
+def _draw_visits(users: Users, here: Ints, day: int, per_day: float, rng: np.random.Generator) -> Visits:
     """One day's visits of the users ``here``: at most one per clock hour, at least one each; by user, then hour."""
     rate = np.minimum(per_day * users.activity[here], 12.0)[:, None] * _RHYTHM[users.chronotype[here]]
     # Odds of the draw against the rate: below 1 is a visit, and the smallest of a user's is one in any case.
@@ -56,21 +71,17 @@ def draw_visits(users: Users, here: Ints, day: int, per_day: float, rng: np.rand
     # Most follow the shares of the tabs; a user's own taste moves the draw.
     draw = (0.5 * rng.random(len(user), dtype=np.float32) + 0.5 * users.tab_taste[user]).astype(np.float64)
     spread = np.where(draw < 0.5, 2 * draw**2, 1 - 2 * (1 - draw) ** 2)  # of two uniforms' mean, so uniform itself
-    tab = np.minimum(np.searchsorted(np.cumsum(TAB_SHARES), spread), len(TABS) - 1)
+    tab = np.minimum(np.searchsorted(np.cumsum(_TAB_SHARES), spread), len(TABS) - 1)
     return Visits(user, hour + 24 * day, tab)
 
 
-def draw_lengths(count: int, mean: float, rng: np.random.Generator) -> Ints:
-    """Impressions of each session: geometric, at most 40."""
-    return np.minimum(rng.geometric(1.0 / mean, count), _MAX_LENGTH)
-
-
-def row_times(visits: Visits, row: Ints, position: Ints, play_ms: Ints, rng: np.random.Generator) -> NDArray[np.int64]:
+def row_times(shown: Impressions, play_ms: Ints, rng: np.random.Generator) -> NDArray[np.int64]:
     """(n,) ms since the first midnight: each impression follows when the one before was played; all within the hour."""
+    visits, row = shown.visits, shown.row
     start = rng.integers(0, HOUR_MS // 3, len(visits))
     gap = play_ms + 400 + (1500 * rng.standard_exponential(len(row), dtype=np.float32)).astype(np.int64)
     before = np.cumsum(gap) - gap
-    first = np.flatnonzero(position == 1)
+    first = np.flatnonzero(shown.position == 1)
     elapsed = before - before[first][row]
     total = np.zeros(len(visits), np.int64)
     np.maximum.at(total, row, elapsed)
@@ -83,7 +94,7 @@ class Policy:
     """The recommender that made the log, on one day: popular and fresh items, 40% of them from the user's topics."""
 
     def __init__(self, users: Users, items: Items, day: int) -> None:
-        self._users = users
+        self._users, self._day = users, day
         self._by_topic = np.argsort(items.topics[:, 0], kind="stable")
         age = (day - items.upload_day).astype(np.float64)
         weight = np.where(age >= 0, items.popularity * np.exp(-np.maximum(age, 0) / 20), 0.0)
@@ -95,10 +106,32 @@ class Policy:
         self._low = edge[np.searchsorted(topics, np.arange(num_topics), side="left")]
         self._high = edge[np.searchsorted(topics, np.arange(num_topics), side="right")]
 
-    def choose(
-        self, visits: Visits, row: Ints, rng: np.random.Generator, random_share: float = 0.0
+    def show(
+        self, here: Ints, per_day: float, length: float, random_share: float, rng: np.random.Generator
+    ) -> Impressions:
+        """The day of the users ``here``, by user, then time.
+
+        Args:
+            per_day: Mean sessions of an average user.
+            length: Mean impressions per session, less the few items that a user had seen that day.
+            random_share: Of impressions whose item is drawn from all uploaded ones alike.
+        """
+        visits = _draw_visits(self._users, here, self._day, per_day, rng)
+        # A session's length is geometric.
+        lengths = np.minimum(rng.geometric(1.0 / length, len(visits)), _MAX_LENGTH)
+        row = np.repeat(np.arange(len(visits)), lengths)
+        item, is_random = self._choose(visits, row, random_share, rng)
+        seen_once = np.unique(visits.user[row] * np.int64(len(self._by_topic)) + item, return_index=True)[1]
+        seen_once.sort()
+        row, item, is_random = row[seen_once], item[seen_once], is_random[seen_once]
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        visits = Visits(visits.user[row[starts]], visits.hour[row[starts]], visits.tab[row[starts]])
+        row = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(row)))
+        return Impressions(visits, row, item, np.arange(len(row)) - starts[row] + 1, is_random)
+
+    def _choose(
+        self, visits: Visits, row: Ints, random_share: float, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """An item for every row, and whether it was drawn from all uploaded items alike; both (n,)."""
         count = len(row)
         liked = np.maximum(interest_strengths(self._users, visits), 0.0)
         share = np.cumsum(liked, axis=1)

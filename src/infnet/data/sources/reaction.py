@@ -85,9 +85,7 @@ class Reaction:
         like = long_view * sigmoid(self._like_logit + _LIKE_AFTER_LONG_VIEW) + (1 - long_view) * sigmoid(
             self._like_logit
         )
-        rare = {
-            f"p_{name}": click * self._after_click(name) for name in _AFTER_CLICK if name != "profile_enter"
-        }
+        rare = {f"p_{name}": click * self._after_click(name) for name in _AFTER_CLICK if name != "profile_enter"}
         start, scale = self._click_ms, self._scale_ms
         played = start + scale * np.arctan((2 * self.duration_ms - start) / scale)
         watch_ms = click * played + (1 - click) * start / 4

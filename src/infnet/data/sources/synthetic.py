@@ -26,7 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infnet.data.sources.exposure import TABS, Policy, Visits, draw_lengths, draw_visits, row_times
+from infnet.data.sources.exposure import TABS, Policy, row_times
 from infnet.data.sources.latent import Floats, Ints
 from infnet.data.sources.profiles import user_features, video_features_basic, video_features_statistic
 from infnet.data.sources.world import World, WorldConfig
@@ -35,6 +35,7 @@ from infnet.errors import DataError
 __all__ = ["WorldReport", "best_auc", "generate", "load_world", "write_world"]
 
 _BLOCK = 65_536
+_BINS = 65_536
 _LABELS = {"click": "is_click", "like": "is_like", "long_view": "long_view", "return": "return_next_day"}
 
 
@@ -58,6 +59,8 @@ class WorldReport(BaseModel):
     """Seconds per impression."""
     revenue: float
     """In all."""
+    best_auc: dict[str, float]
+    """See :func:`best_auc`; over all rows."""
 
 
 def generate(world: World) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
@@ -108,25 +111,16 @@ def _one_day(
 ) -> tuple[pl.DataFrame, pl.DataFrame, Floats]:
     """Log and truth of the users ``here`` on a day, and the joy of each."""
     config = world.config
-    visits = draw_visits(world.users, here, day, config.sessions_per_day, rng)
-    row = np.repeat(np.arange(len(visits)), draw_lengths(len(visits), config.session_length, rng))
-    item, is_random = policy.choose(visits, row, rng, config.random_share)
-    # Nobody is shown an item twice a day.
-    key = visits.user[row] * np.int64(config.num_items) + item
-    kept = np.sort(np.unique(key, return_index=True)[1])
-    row, item, is_random = row[kept], item[kept], is_random[kept]
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    visits = Visits(visits.user[row[starts]], visits.hour[row[starts]], visits.tab[row[starts]])
-    row = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(row)))
-    position = np.arange(len(row)) - starts[row] + 1
-    reaction = world.react(visits, row, item, position)
+    shown = policy.show(here, config.sessions_per_day, config.session_length, config.random_share, rng)
+    visits, row = shown.visits, shown.row
+    reaction = world.react(visits, row, shown.item, shown.position)
     feedback = reaction.sample(rng)
     probabilities = reaction.probabilities()
     play_ms = feedback["play_time_ms"].astype(np.int64)
     keys = {
         "user_id": visits.user[row],
-        "video_id": item,
-        "time_ms": world.first_ms() + row_times(visits, row, position, play_ms, rng),
+        "video_id": shown.item,
+        "time_ms": world.first_ms() + row_times(shown, play_ms, rng),
     }
     stamp = int((config.first_day + timedelta(day)).strftime("%Y%m%d"))
     revenue = feedback.pop("revenue")
@@ -138,9 +132,9 @@ def _one_day(
             "hourmin": (visits.hour[row] % 24 * 100).astype(np.int16),
             "time_ms": keys["time_ms"],
             **feedback,
-            "is_rand": is_random.astype(np.int8),
+            "is_rand": shown.is_random.astype(np.int8),
             "tab": TABS[visits.tab[row]],
-            "position": position.astype(np.int16),
+            "position": shown.position.astype(np.int16),
             "revenue": revenue,
         }
     )
@@ -185,10 +179,12 @@ def _write(world: World, partial: Path, progress: Callable[[int, int], None] | N
     sums: dict[str, float] = {}
     seen_users = np.zeros(world.config.num_users, bool)
     seen_items = np.zeros(world.config.num_items, bool)
+    counts = _Counts()
     rows, stamps = 0, set()
     for name, log, truth in generate(world):
         log.write_parquet(partial / "data" / f"log_{name}.parquet")
         truth.write_parquet(partial / "truth" / f"truth_{name}.parquet")
+        counts.add(log, truth)
         rows += log.height
         seen_users[log["user_id"].to_numpy()] = True
         seen_items[log["video_id"].to_numpy()] = True
@@ -211,6 +207,7 @@ def _write(world: World, partial: Path, progress: Callable[[int, int], None] | N
         random_share=sums["is_rand"] / rows,
         mean_watch_time=sums["play_time_ms"] / rows / 1000,
         revenue=sums["revenue"],
+        best_auc=counts.aucs(),
     )
     record = {"config": world.config.model_dump(mode="json"), "report": report.model_dump(mode="json")}
     (partial / "world.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -231,33 +228,41 @@ def load_world(directory: Path) -> World:
 
 
 def best_auc(directory: Path, where: pl.Expr | None = None) -> dict[str, float]:
-    """AUC of the true probabilities by task, ties counted one half: what no model can beat but by luck.
+    """AUC of the true probabilities by task: click, like, long_view, return. What no model beats but by luck.
+
+    Probabilities count as tied within 1/65536. A task whose label never varies is left out. The truth knows the
+    position and the rest of the day, which a ranker does not: it can come near, not up to it.
 
     Args:
         directory: What :func:`write_world` wrote.
         where: Condition on the log's columns, such as ``pl.col("date") >= 20240113``.
     """
-    best = {}
-    names = sorted(path.name.removeprefix("log_") for path in (directory / "data").glob("log_*.parquet"))
-    for task, label in _LABELS.items():
-        labels, scores = [], []
-        for name in names:
-            log = pl.read_parquet(directory / "data" / f"log_{name}")
-            keep = pl.lit(True, dtype=pl.Boolean) if where is None else where
-            kept = log.select(keep.alias("kept"), label)
-            kept = kept if where is not None else kept
-            truth = pl.read_parquet(directory / "truth" / f"truth_{name}", columns=[f"p_{task}"])
-            both = pl.concat([kept, truth], how="horizontal").filter("kept")
-            labels.append(both[label].to_numpy())
-            scores.append(both[f"p_{task}"].to_numpy())
-        best[task] = _auc(np.concatenate(labels), np.concatenate(scores))
-    return best
+    counts = _Counts()
+    for path in sorted((directory / "data").glob("log_*.parquet")):
+        truth = pl.read_parquet(directory / "truth" / path.name.replace("log_", "truth_"))
+        both = pl.concat([pl.read_parquet(path), truth.select("^p_.*$")], how="horizontal")
+        both = both.filter(True if where is None else where)
+        counts.add(both, both)
+    return counts.aucs()
 
 
-def _auc(labels: NDArray[np.generic], scores: Floats) -> float:
-    ranks = pl.Series(scores).rank("average").to_numpy()
-    positives = int((labels == 1).sum())
-    negatives = len(labels) - positives
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+class _Counts:
+    """Rows by task, label and true probability."""
+
+    def __init__(self) -> None:
+        self._counts = {task: np.zeros((2, _BINS), np.int64) for task in _LABELS}
+
+    def add(self, log: pl.DataFrame, truth: pl.DataFrame) -> None:
+        for task, label in _LABELS.items():
+            index = (truth[f"p_{task}"].to_numpy() * (_BINS - 1)).astype(np.int64)
+            index += np.where(log[label].to_numpy() == 1, _BINS, 0)
+            self._counts[task] += np.bincount(index, minlength=2 * _BINS).reshape(2, _BINS)
+
+    def aucs(self) -> dict[str, float]:
+        aucs = {}
+        for task, (negatives, positives) in self._counts.items():
+            pairs = float(negatives.sum()) * float(positives.sum())
+            if pairs:
+                below = np.cumsum(negatives) - negatives / 2
+                aucs[task] = float((positives * below).sum() / pairs)
+        return aucs

@@ -12,7 +12,7 @@ With u a user, i an item, t the clock hour, k an interest, p the position from 1
     E[play]       = P(click) (t0 + a arctan((cap - t0) / a)) + (1 - P(click)) t0 / 4,   play | no click = t0 U^3
     P(like)       = P(click) sum over long view or not of P(it | click) sigmoid(b_like + like_u + 0.5 appeal + 1.2 it)
     P(purchase)   = P(click) sigmoid(b_buy + spend_u + 0.6 appeal) for ads, 0 for the rest; revenue = the item's price
-    P(return)     = sigmoid(b_return + return_u + 4 (joy - its usual level)), joy = the mean P(long view) of a user's day
+    P(return)     = sigmoid(b_return + return_u + 4 (joy - its usual level)), joy = mean P(long view) of a user's day
 
 The intercepts b are solved on a pilot sample so that click, long view and like meet the configured rates. A click is a
 play of at least t0, as in KuaiRand. Time enters by the clock hour alone.
@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from infnet.data.sources.exposure import HOUR_MS, TAB_SHARES, TABS, Policy, Visits, interest_strengths
+from infnet.data.sources.exposure import HOUR_MS, TABS, Policy, Visits, interest_strengths
 from infnet.data.sources.latent import Floats, Ints, Items, Users, draw_items, draw_users, topic_similarity
 from infnet.data.sources.reaction import Intercepts, Reaction, sigmoid
+from infnet.errors import DataError
 
 __all__ = ["World", "WorldConfig"]
 
@@ -83,15 +84,12 @@ class World:
             topic_similarity(config.num_topics, rng[2]),
             Intercepts(),
         )
-        pilot = 40_000
-        user = rng[3].integers(0, config.num_users, pilot)
-        hour = rng[3].integers(0, 24 * config.num_days, pilot)
-        tab = rng[3].choice(len(TABS), pilot, p=TAB_SHARES)
-        visits, row = Visits(user, hour, tab), np.arange(pilot)
-        item, _ = Policy(world.users, world.items, config.num_days // 2).choose(visits, row, rng[3])
-        # As long as sessions are: a geometric number, so that positions weigh as in the log.
-        position = rng[3].geometric(1.0 / config.session_length, pilot)
-        return replace(world, intercepts=world._solve(world.react(visits, row, item, position)))
+        here = np.flatnonzero(world.users.join_day <= config.num_days // 2)
+        here = np.sort(rng[3].choice(here, min(len(here), 5000), replace=False))
+        policy = Policy(world.users, world.items, config.num_days // 2)
+        pilot = policy.show(here, config.sessions_per_day, config.session_length, config.random_share, rng[3])
+        reaction = world.react(pilot.visits, pilot.row, pilot.item, pilot.position)
+        return replace(world, intercepts=world._solve(reaction))
 
     def _solve(self, pilot: Reaction) -> Intercepts:
         """Intercepts, one after the other by bisection, at which the pilot's mean probabilities meet the config."""
@@ -152,7 +150,7 @@ class World:
         return np.asarray(np.maximum(position, 1).astype(np.float32) ** np.float32(_EXAMINATION))
 
     def probabilities(
-        self, users: ArrayLike, items: ArrayLike, time_ms: ArrayLike, position: ArrayLike = 1, tab: ArrayLike = 1
+        self, users: ArrayLike, items: ArrayLike, time_ms: ArrayLike, *, position: ArrayLike = 1, tab: ArrayLike = 1
     ) -> dict[str, Floats]:
         """True probability of every task, and expectations, for arguments that broadcast together.
 
@@ -168,6 +166,7 @@ class World:
         items: ArrayLike,
         time_ms: ArrayLike,
         rng: np.random.Generator,
+        *,
         position: ArrayLike = 1,
         tab: ArrayLike = 1,
     ) -> dict[str, NDArray[np.generic]]:
@@ -179,14 +178,20 @@ class World:
         self, users: ArrayLike, items: ArrayLike, time_ms: ArrayLike, position: ArrayLike, tab: ArrayLike
     ) -> tuple[Reaction, tuple[int, ...]]:
         hour = (np.asarray(time_ms, np.int64) - self.first_ms()) // HOUR_MS
-        tab_index = np.argmax(np.asarray(tab)[..., None] == TABS, axis=-1)
+        known = np.asarray(tab)[..., None] == TABS
+        if not known.any(axis=-1).all():
+            strange = np.asarray(tab)[~known.any(axis=-1)].flat[0]
+            raise DataError(f"tab {strange} is none of this world's; they are {', '.join(map(str, sorted(TABS)))}")
+        tab_index = known.argmax(axis=-1)
         user, hour, tab_index = np.broadcast_arrays(np.asarray(users), hour, tab_index)
         visits = Visits(user.ravel(), hour.ravel(), tab_index.ravel())
         at = np.arange(user.size).reshape(user.shape)
         row, item, place = np.broadcast_arrays(at, np.asarray(items), np.asarray(position))
         return self.react(visits, row.ravel(), item.ravel(), place.ravel()), row.shape
 
-    def return_probability(self, users: Ints, joy: Floats, was: Literal["here", "away"] = "here") -> Floats:
+    def return_probability(
+        self, users: Ints, joy: Floats | np.float32, was: Literal["here", "away"] = "here"
+    ) -> Floats:
         """Probability that users come the next day.
 
         Args:

@@ -1,0 +1,115 @@
+"""INFNet's equations written out in PyTorch, batch by batch: what an implementation straight from the paper costs.
+
+Every candidate is a row of its own; keys and values of all tokens are projected for every arrow of every block, gated
+tokens are stored, and each arrow is one attention call. Same parameters as the module it wraps, same outputs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from infnet.data.batch import RequestBatch
+from infnet.models import INFNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["WrittenOut"]
+
+
+class WrittenOut(nn.Module):
+    """The same function as ``model``, computed as the paper prints it."""
+
+    def __init__(self, model: INFNet) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The table, for an optimiser."""
+        return self.model.embedding
+
+    def forward(self, batch: RequestBatch) -> Tensor:
+        """Logits (R, N, T)."""
+        model, config = self.model, self.model.config
+        R, N = batch.present.shape
+        embedded = model.rows(model.embedding, batch)
+        user, context = model.user(embedded, batch.user), model.context(embedded, batch.context)
+        request = torch.cat([user, context], dim=1).repeat_interleave(N, dim=0)
+        item = model.item(embedded, batch.item)[batch.candidate_item.long().flatten()]
+        C = torch.cat([request, item, model.candidate(embedded, batch.candidate)], dim=1)  # (B, M, d)
+        present = batch.history_present.repeat_interleave(N, dim=0)
+        S = self._events(embedded, batch).repeat_interleave(N, dim=0)  # (B, L, d)
+        B, d = C.shape[0], config.width
+
+        phi_cat = model.cat_proxies
+        first = F.linear(C.flatten(1), torch.cat(list(phi_cat.first.weights), dim=1), phi_cat.first.bias)
+        state = {
+            "cat": phi_cat.rest(first).unflatten(-1, (config.num_cat_proxies, d)),  # eq. 2
+            "shared": model.shared_tokens.expand(B, -1, -1),
+            "task": model.task_tokens.expand(B, -1, -1),
+        }
+        if model.seq_proxies is not None:  # eq. 4
+            mapped = model.seq_proxies.phi(S) * present[..., None]
+            lengths = [b.length for b in model.layout.behaviours]
+            sums = [part.sum(dim=1) for part in mapped.split(lengths, dim=1)]
+            state["seq"] = torch.cat(sums, dim=1).unflatten(-1, (-1, d))
+        if config.proxy_norm:
+            state |= {name: model.norms[name](state[name]) for name in model.norms}
+        for block in model.blocks:
+            state, C, S = self._block(block, state, C, S, present)
+        shared = state["cat"].flatten(1) if config.head_reads == "task+proxies" else None
+        logits: Tensor = model.heads(state["task"], shared)
+        return logits.unflatten(0, (R, N))
+
+    def _events(self, embedded: Tensor, batch: RequestBatch) -> Tensor:
+        """Sequence tokens (R, L, d), projected from the concatenated fields of every event."""
+        parts, at = [], 0
+        for behaviour, project in zip(self.model.layout.behaviours, self.model.events.projections, strict=True):
+            index = batch.event_ids[batch.history[:, at : at + behaviour.length].long()].long()
+            parts.append(project(embedded[index].flatten(2)))
+            at += behaviour.length
+        return torch.cat(parts, dim=1)
+
+    def _block(
+        self, block: nn.Module, state: dict[str, Tensor], C: Tensor, S: Tensor, present: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        config = self.model.config
+        tokens = {"cat": (C, None), "seq": (S, present), "task": (state["task"], None)}
+        flows: dict[str, Tensor] = {}
+        for source, targets in block.reads.items():
+            for target in targets:  # eqs. 6 to 9, one arrow at a time
+                read = attend(block.arrows[f"{target}_from_{source}"], state[target], *tokens[source])
+                flows[target] = flows[target] + read if target in flows else read
+        after = dict(state)
+        for name in flows:
+            if name == "task":
+                continue
+            out = flows[name] + state[name] if config.proxy_residual else flows[name]
+            after[name] = block.norms[name](out) if config.proxy_norm else out
+        gating = state if config.gate_with == "input" else after
+
+        def gated(name: str, values: Tensor) -> Tensor:  # eq. 10
+            return values * block.gates[name].mlp(gating[name].flatten(1)).sigmoid()[:, None]
+
+        task = gated("shared", flows["task"])
+        after["task"] = state["task"] + task if config.token_residual else task
+        if "cat" in block.gates:  # eq. 11
+            C = C + gated("cat", C) if config.token_residual else gated("cat", C)
+        if "seq" in block.gates:
+            S = S + gated("seq", S) if config.token_residual else gated("seq", S)
+        return after, C, S
+
+
+def attend(arrow: nn.Module, queries: Tensor, tokens: Tensor, present: Tensor | None) -> Tensor:
+    """CA(Q, X, X): queries (B, q, d), tokens (B, n, d) projected to keys and values -> (B, q, d)."""
+    heads = []
+    for query, key, value in zip(arrow.query, arrow.key, arrow.value, strict=True):
+        logits = (queries @ query) @ (tokens @ key).mT / math.sqrt(query.shape[-1])
+        if present is not None:
+            logits = logits.masked_fill(~present[:, None], torch.finfo(logits.dtype).min)
+        weights = logits.softmax(dim=-1)
+        if present is not None:
+            weights = weights.masked_fill(~present[:, None], 0.0)
+        heads.append(weights @ (tokens @ value))
+    return torch.cat(heads, dim=-1)

@@ -1,0 +1,240 @@
+"""Raw tables: CSV and Parquet files by glob pattern, as one lazy frame that knows which line a row came from."""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import polars as pl
+
+from infnet.errors import DataError, SpecError, did_you_mean
+
+__all__ = ["ROW", "SIGNATURE", "RawTable", "StagedTable", "find_files"]
+
+ROW = "_row"
+"""Added column, Int64: running number over all rows of all files, in order."""
+SIGNATURE = "_signature"
+"""Added column, UInt64: equal for rows that are equal in every column of the file."""
+
+_CSV = (".csv", ".csv.gz")
+_PARQUET = (".parquet", ".pq")
+
+
+def find_files(raw: Path, patterns: Iterable[str], what: str) -> list[Path]:
+    """The files that match, pattern by pattern, each by name.
+
+    Raises:
+        DataError: The directory does not exist, or a pattern matches nothing; the message names both.
+    """
+    if not raw.is_dir():
+        raise DataError(f"{raw}: is no directory; give the directory that holds the raw files")
+    found: list[Path] = []
+    for pattern in patterns:
+        matches = sorted(path for path in raw.glob(pattern) if path.is_file())
+        if not matches:
+            raise DataError(
+                f"{raw}: no file matches '{pattern}' ({what}); wanted CSV (.csv, .csv.gz) or Parquet (.parquet) "
+                f"there{_present(raw)}"
+            )
+        found += [path for path in matches if path not in found]
+    for path in found:
+        if not path.name.endswith(_CSV + _PARQUET):
+            raise DataError(f"{path}: unknown file type; wanted .csv, .csv.gz or .parquet")
+    return found
+
+
+def _present(raw: Path) -> str:
+    names = [path.relative_to(raw).as_posix() for path in sorted(raw.rglob("*")) if path.name.endswith(_CSV + _PARQUET)]
+    if not names:
+        return ", found none of these"
+    return f", found {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@dataclass(frozen=True)
+class StagedTable:
+    """A table ready to be scanned any number of times."""
+
+    what: str
+    """For messages: the log, the user table, .."""
+    files: tuple[Path, ...]
+    starts: tuple[int, ...]
+    """Running number of each file's first row."""
+    schema: dict[str, pl.DataType]
+    """Raw columns and their types; text throughout if ``is_text``."""
+    is_text: bool
+    frame: pl.LazyFrame
+    """The wanted raw columns and :data:`ROW`, with :data:`SIGNATURE` if it was asked for."""
+
+    def where(self, row: int) -> str:
+        """File and line (CSV) or row (Parquet, from 1) of a running row number."""
+        index = bisect.bisect_right(self.starts, row) - 1
+        inside = row - self.starts[index]
+        return f"{self.files[index]}, " + (f"line {inside + 2}" if self.is_text else f"row {inside + 1}")
+
+
+class RawTable:
+    """Files that are one table, not yet read.
+
+    Attributes:
+        schema: Columns by name; all text for CSV.
+    """
+
+    def __init__(self, raw: Path, patterns: Sequence[str], what: str) -> None:
+        self.what = what
+        self.files = find_files(raw, patterns, what)
+        self.is_text = self.files[0].name.endswith(_CSV)
+        schemas = [_schema(path) for path in self.files]
+        self.schema = schemas[0]
+        for path, schema in zip(self.files, schemas, strict=True):
+            if path.name.endswith(_CSV) != self.is_text:
+                raise DataError(f"{path}: CSV and Parquet in one table ({what}); convert one of them")
+            for name in [*(self.schema.keys() - schema.keys()), *(schema.keys() - self.schema.keys())]:
+                short = path if name not in schema else self.files[0]
+                raise DataError(f"{short}: has no column '{name}', which other files of {what} have")
+            for name, dtype in schema.items():
+                if dtype != self.schema[name]:
+                    raise DataError(
+                        f"{path}: column '{name}' is {dtype}, but {self.schema[name]} in {self.files[0].name}; "
+                        "write both with one type"
+                    )
+
+    def require(self, column: str, used_by: str) -> None:
+        """Check that a column exists.
+
+        Raises:
+            SpecError: It does not; the message names who wants it and the nearest real column.
+        """
+        if column not in self.schema:
+            raise SpecError(
+                f"{used_by}: {self.what} has no column '{column}'{did_you_mean(column, self.schema)} ({self.files[0]})"
+            )
+
+    def stage(self, columns: Iterable[str], directory: Path, *, signature: bool = False) -> StagedTable:
+        """Make the table scannable: CSV is checked line by line and rewritten as Parquet under ``directory``.
+
+        Raises:
+            DataError: A file is cut short, has lines of the wrong number of fields, or cannot be read.
+        """
+        wanted = [name for name in self.schema if name in set(columns)]
+        scans, starts, start = [], [], 0
+        for index, path in enumerate(self.files):
+            scan = (
+                self._staged_csv(path, wanted, directory / f"{index:05d}.parquet", signature)
+                if self.is_text
+                else (_parquet(path, wanted, self.schema, signature))
+            )
+            starts.append(start)
+            scans.append(scan.with_columns(pl.col(ROW) + start))
+            last = scan.select(pl.col(ROW).max()).collect(engine="streaming").item()
+            start += 0 if last is None else last + 1
+        schema = {name: self.schema[name] for name in wanted}
+        return StagedTable(self.what, tuple(self.files), tuple(starts), schema, self.is_text, pl.concat(scans))
+
+    def _staged_csv(self, path: Path, wanted: list[str], staged: Path, signature: bool) -> pl.LazyFrame:
+        _check_lines(path, len(self.schema))
+        directory = staged.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        scan = pl.scan_csv(path, infer_schema=False, row_index_name=ROW)
+        scan = scan.filter(~pl.all_horizontal(pl.col(name).is_null() for name in self.schema))  # blank lines
+        try:
+            _select(scan, wanted, self.schema, signature).sink_parquet(staged, compression="lz4", statistics=False)
+        except pl.exceptions.ComputeError as error:
+            if "No space left" in str(error):
+                raise
+            raise _unreadable(path, error) from error
+        return pl.scan_parquet(staged)
+
+
+def _parquet(path: Path, wanted: list[str], schema: dict[str, pl.DataType], signature: bool) -> pl.LazyFrame:
+    return _select(pl.scan_parquet(path, row_index_name=ROW), wanted, schema, signature)
+
+
+def _select(scan: pl.LazyFrame, wanted: list[str], schema: Iterable[str], signature: bool) -> pl.LazyFrame:
+    columns = [pl.col(ROW).cast(pl.Int64), *(pl.col(name) for name in wanted)]
+    if signature:
+        columns.append(pl.struct(pl.col(name) for name in schema).hash(0).alias(SIGNATURE))
+    return scan.select(columns)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    kind = "CSV" if path.name.endswith(_CSV) else "Parquet"
+    reason = " ".join(str(error).split("\n\n")[0].split())[:200]
+    return DataError(f"{path}: cannot be read as {kind} ({reason}); write the file again, {kind} in UTF-8")
+
+
+def _schema(path: Path) -> dict[str, pl.DataType]:
+    try:
+        if path.name.endswith(_PARQUET):
+            return dict(pl.read_parquet_schema(path))
+        with _open(path) as lines:
+            header = next(csv.reader(lines), [])
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, csv.Error) as error:
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its rights") from error
+    if not header:
+        raise DataError(f"{path}: is empty; wanted a CSV file whose first line names the columns")
+    for name in header:
+        if header.count(name) > 1:
+            raise DataError(f"{path}, line 1: column '{name}' stands there twice; rename one")
+    return dict.fromkeys(header, pl.String())
+
+
+def _open(path: Path) -> IO[str]:
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _check_lines(path: Path, num_columns: int) -> None:
+    """Every line has as many fields as the header; Polars would fill up short ones in silence."""
+    line = pl.col("line")
+    fields = pl.when(line.str.contains('"', literal=True)).then(line.str.replace_all(r'"[^"]*"', "")).otherwise(line)
+    wrong = (fields.str.count_matches(",", literal=True) != num_columns - 1) & (line.str.len_bytes() > 0)
+    try:
+        suspects = pl.scan_lines(path).select(wrong.sum()).collect(engine="streaming").item()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if suspects:  # or fields with line breaks inside: look again, slowly and exactly
+        _check_lines_exactly(path, num_columns)
+
+
+def _check_lines_exactly(path: Path, num_columns: int) -> None:
+    with _open(path) as lines:
+        for line, found, is_last in _field_counts(lines):
+            if found > num_columns:
+                raise DataError(
+                    f"{path}, line {line}: has {found} fields where the header names {num_columns} columns; "
+                    "quote values that contain a comma"
+                )
+            if found < num_columns and is_last:
+                raise DataError(
+                    f"{path}, line {line}: ends after {found} of {num_columns} columns: the file is cut short; "
+                    "fetch or write it again"
+                )
+            if found < num_columns:
+                raise DataError(f"{path}, line {line}: has {found} of {num_columns} columns; mend or remove the line")
+
+
+def _field_counts(lines: IO[str]) -> Iterator[tuple[int, int, bool]]:
+    """Line number, fields and whether it is the last, of every line that is not blank."""
+    reader = csv.reader(lines)
+    before: tuple[int, int] | None = None
+    while True:
+        begins = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        if not fields:
+            continue
+        if before is not None:
+            yield (*before, False)
+        before = (begins, len(fields))
+    if before is not None:
+        yield (*before, True)

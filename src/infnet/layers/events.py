@@ -1,0 +1,181 @@
+"""Sequence tokens: one per past event, made once per distinct item of the batch and gathered (INFNet 3.1, eq. 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from infnet.data.batch import RequestBatch
+from infnet.data.batches import NUM_GAP_BUCKETS
+from infnet.data.layout import Layout
+from infnet.layers.gather import RowIndex
+from infnet.layers.tokens import gather_rows, mean_of_present
+
+__all__ = ["EventSequence", "EventTokens", "PackedRequests", "pack_requests"]
+
+
+@dataclass(frozen=True)
+class PackedRequests:
+    """Requests in order of the length of their histories, cut into chunks that are padded to their own longest.
+
+    Attention over a set does not care where a token stands, so a request's events are moved together, and padding
+    costs next to nothing however unequal the histories are.
+    """
+
+    order: Tensor
+    """(R,) requests, shortest history first; as they come if there is one chunk."""
+    chunks: list[tuple[int, int]]
+    """(requests, length) of each chunk."""
+    lengths: Tensor
+    """(R,) events of each request, in ``order``."""
+    slots: Tensor
+    """(n,) place of each present event, request-major, in the chunks laid end to end."""
+
+    @property
+    def num_slots(self) -> int:
+        """Places in all chunks."""
+        return sum(requests * length for requests, length in self.chunks)
+
+
+def pack_requests(request: Tensor, num_requests: int, chunk_size: int) -> PackedRequests:
+    """Plan the chunks.
+
+    Args:
+        request: (n,) the request of each present event, ascending.
+        num_requests: R.
+        chunk_size: Requests a chunk.
+    """
+    device = request.device
+    lengths = torch.bincount(request, minlength=num_requests)
+    num_chunks = max(1, round(num_requests / chunk_size))
+    order = lengths.sort(stable=True).indices if num_chunks > 1 else torch.arange(num_requests, device=device)
+    sorted_lengths = lengths[order]
+    bounds = [num_requests * i // num_chunks for i in range(num_chunks + 1)]
+    chunks = [(b - a, max(1, int(sorted_lengths[a:b].max()))) for a, b in pairwise(bounds)]
+    # Where each request's first event goes: chunks end to end, rows of a chunk side by side.
+    sizes = torch.tensor([n for n, _ in chunks], device=device)
+    row_length = torch.tensor([length for _, length in chunks], device=device).repeat_interleave(sizes)
+    first_slot = torch.empty_like(order)
+    first_slot[order] = row_length.cumsum(0) - row_length
+    first_event = lengths.cumsum(0) - lengths
+    slots = (first_slot - first_event)[request] + torch.arange(len(request), device=device)
+    return PackedRequests(order, chunks, sorted_lengths, slots)
+
+
+@dataclass(frozen=True)
+class EventSequence:
+    """What :class:`EventTokens` makes of a batch; n counts the events present in all requests together."""
+
+    table: Tensor
+    """(F * E, d): the token of every distinct event item under each behaviour, before position and gap."""
+    index: RowIndex
+    """(n,) the row of ``table`` of each event, request-major."""
+    bags: Tensor
+    """(n,) request * F + behaviour."""
+    num_bags: int
+    """R * F."""
+    extra: Tensor | None
+    """(n, d) position and gap embeddings to add; None if no behaviour asks for them."""
+    packed: PackedRequests
+
+    def chunks(self) -> list[Tensor]:
+        """Tokens (requests, length, d) of each chunk of ``packed``; padding holds anything finite."""
+        tokens = self.index.place(self.table, self.packed.slots, self.packed.num_slots)
+        if self.extra is not None:
+            tokens = tokens.index_add(0, self.packed.slots, self.extra)
+        parts = tokens.split([n * length for n, length in self.packed.chunks])
+        return [part.unflatten(0, chunk) for part, chunk in zip(parts, self.packed.chunks, strict=True)]
+
+
+class EventTokens(nn.Module):
+    """Makes the tokens of past events.
+
+    The item fields of an event are combined by ``sum``, or by ``concat`` and a projection that each behaviour has of
+    its own, so that a click and an impression of the same item are different tokens.
+    """
+
+    chunk_size = 512
+    """Requests padded together."""
+
+    def __init__(self, layout: Layout, width: int, combine: str = "concat") -> None:
+        super().__init__()
+        self._behaviours = layout.behaviours
+        columns, at = layout.id_columns("item"), 0
+        self._columns: dict[str, slice] = {}
+        for name in layout.event_fields:
+            size = columns[name].stop - columns[name].start
+            self._columns[name] = slice(at, at + size)
+            at += size
+        self._tags = {f.name for f in layout.side("item") if f.storage == "ids"}
+        self._shared_table = combine == "sum" and len({b.fields for b in self._behaviours}) == 1
+        self.combine = combine
+        self.projections = nn.ModuleList(
+            nn.Linear(width * len(b.fields), width) if combine == "concat" else nn.Identity() for b in self._behaviours
+        )
+        self.position = nn.ParameterList(
+            torch.zeros(b.length, width).normal_(std=0.01) if b.position else torch.zeros(0) for b in self._behaviours
+        )
+        self.gap = nn.ParameterList(
+            torch.zeros(NUM_GAP_BUCKETS, width).normal_(std=0.01) if b.gap else torch.zeros(0) for b in self._behaviours
+        )
+        lengths = torch.tensor([b.length for b in self._behaviours])
+        ranks = torch.cat([torch.arange(b.length) for b in self._behaviours])
+        self.register_buffer("_behaviour", torch.arange(len(lengths)).repeat_interleave(lengths), persistent=False)
+        self.register_buffer("_rank", ranks, persistent=False)
+        self._behaviour: Tensor
+        self._rank: Tensor
+
+    def forward(self, embedded: Tensor, batch: RequestBatch) -> EventSequence:
+        """Embedded rows (U, d) -> the tokens of every request's events."""
+        table = self._table(embedded, batch.event_ids)
+        num_requests, seq_len = batch.history.shape
+        present = batch.history_present.flatten().nonzero()[:, 0]
+        request = present // seq_len
+        column = present - request * seq_len
+        behaviour = self._behaviour[column]
+        rows = batch.history.flatten()[present].to(torch.int64)
+        if not self._shared_table:
+            rows = rows + behaviour * batch.event_ids.shape[0]
+        return EventSequence(
+            table=table,
+            index=RowIndex(rows, table.shape[0]),
+            bags=request * len(self._behaviours) + behaviour,
+            num_bags=num_requests * len(self._behaviours),
+            extra=self._extra(batch, present, behaviour, self._rank[column]),
+            packed=pack_requests(request, num_requests, self.chunk_size),
+        )
+
+    def _table(self, embedded: Tensor, event_ids: Tensor) -> Tensor:
+        fields = {
+            name: mean_of_present(embedded, event_ids[:, columns])
+            if name in self._tags
+            else gather_rows(embedded, event_ids[:, columns.start])
+            for name, columns in self._columns.items()
+        }
+        tables = []
+        for behaviour, project in zip(self._behaviours, self.projections, strict=True):
+            parts = [fields[name] for name in behaviour.fields]
+            if self.combine == "concat":
+                tables.append(project(torch.cat(parts, dim=-1)))
+            elif not tables or not self._shared_table:
+                tables.append(torch.stack(parts).sum(dim=0))
+        return torch.cat(tables)
+
+    def _extra(self, batch: RequestBatch, present: Tensor, behaviour: Tensor, rank: Tensor) -> Tensor | None:
+        out: Tensor | None = None
+        for index, declared in enumerate(self._behaviours):
+            if not (declared.position or declared.gap):
+                continue
+            here = behaviour == index
+            parts = []
+            if declared.position:
+                parts.append(gather_rows(self.position[index], rank[here]))
+            if declared.gap:
+                parts.append(gather_rows(self.gap[index], batch.history_gap.flatten()[present[here]]))
+            if out is None:
+                out = parts[0].new_zeros(len(present), parts[0].shape[1])
+            out = out.index_add(0, here.nonzero()[:, 0], torch.stack(parts).sum(dim=0))
+        return out

@@ -1,0 +1,103 @@
+"""Rows gathered by index, with gradients summed segment by segment instead of scattered.
+
+The index is sorted once; each row's gradient is then a sum over consecutive entries, which is several times faster
+on a CPU than a scatter-add, is deterministic, and serves every gather that uses the same index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+__all__ = ["RowIndex"]
+
+
+class RowIndex:
+    """Which rows of a table to read.
+
+    Args:
+        rows: (...) int32 or int64.
+        num_rows: Rows of the tables to read from.
+    """
+
+    def __init__(self, rows: Tensor, num_rows: int) -> None:
+        self.rows, self.num_rows = rows, num_rows
+        self._segments: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def segments(self) -> tuple[Tensor, Tensor]:
+        """Flat entries ordered by the row they read (n,), and where each row's begin (num_rows + 1,)."""
+        if self._segments is None:
+            self._segments = _segments(self.rows.reshape(-1).to(torch.int64), self.num_rows)
+        return self._segments
+
+    def gather(self, table: Tensor) -> Tensor:
+        """Table (num_rows, d) -> (..., d)."""
+        out: Tensor = _Gather.apply(table, self, self.rows, None)
+        return out
+
+    def place(self, table: Tensor, places: Tensor, num_places: int) -> Tensor:
+        """Put row k of a flat index at ``places[k]``: (num_places, d).
+
+        Places that nobody is put at hold some row and pass no gradient.
+        """
+        rows = self.rows.new_zeros(num_places)
+        rows[places] = self.rows
+        out: Tensor = _Gather.apply(table, self, rows, places)
+        return out
+
+    def sums(self, table: Tensor, bags: Tensor, num_bags: int) -> Tensor:
+        """Sum the rows of a flat index by bag, ``bags`` (n,) ascending: (num_bags, d)."""
+        out: Tensor = _Sum.apply(table, self, bags, num_bags)
+        return out
+
+
+def _segments(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    starts = _starts(rows, num_rows)
+    bits = max(len(rows) - 1, 1).bit_length()
+    if rows.device.type == "cpu" and num_rows < 2 ** (62 - bits):
+        # NumPy sorts plain integers with vector instructions; the position rides in the low bits.
+        packed = np.sort(((rows << bits) | torch.arange(len(rows))).numpy())
+        return torch.from_numpy(packed & ((1 << bits) - 1)), starts
+    return rows.sort(stable=True).indices, starts
+
+
+def _starts(groups: Tensor, num_groups: int) -> Tensor:
+    return F.pad(torch.bincount(groups, minlength=num_groups).cumsum(0), (1, 0))
+
+
+def _sum_segments(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+    return F.embedding_bag(order, values, starts, mode="sum", include_last_offset=True)
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: RowIndex, rows: Tensor, places: Tensor | None) -> Tensor:
+        ctx.index, ctx.places = index, places
+        return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        order, starts = ctx.index.segments
+        positions = order if ctx.places is None else ctx.places[order]
+        return _sum_segments(gradient.reshape(-1, gradient.shape[-1]), positions, starts), None, None, None
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: RowIndex, bags: Tensor, num_bags: int) -> Tensor:
+        ctx.index, ctx.bags = index, bags
+        return _sum_segments(table, index.rows.to(torch.int64), _starts(bags, num_bags))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        order, starts = ctx.index.segments
+        return _sum_segments(gradient.contiguous(), ctx.bags[order], starts), None, None, None
