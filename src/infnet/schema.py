@@ -5,12 +5,26 @@ Every other module reads these declarations; none of them re-declares one.
 
 from __future__ import annotations
 
+import difflib
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
+import polars as pl
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from infnet.errors import InfnetError, SpecError, did_you_mean
 from infnet.features import Feature, feature_kinds, parse_feature
@@ -27,6 +41,8 @@ __all__ = [
 ]
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_TAKEN = ("train", "valid", "test", "users", "items", "vocabularies", "history")
+"""Names that other parts of a prepared dataset have."""
 
 
 class _Declared(BaseModel):
@@ -130,6 +146,9 @@ class Split(_Declared):
 
     @model_validator(mode="after")
     def _one_way(self) -> Split:
+        for name in self.extra:
+            if not re.fullmatch(_NAME, name) or name in _TAKEN:
+                raise ValueError(f"extra split '{name}' needs another name: a word, and none of {', '.join(_TAKEN)}")
         dates = self.valid_from is not None or self.test_from is not None
         if dates == (self.fractions is not None):
             raise ValueError("split needs either valid_from and test_from, or fractions")
@@ -143,6 +162,11 @@ class Split(_Declared):
             if not (0 < valid < 1 and 0 < test < 1 and valid + test < 1):
                 raise ValueError(f"fractions {list(self.fractions)} must each be over 0 and sum to less than 1")
         return self
+
+
+def _wrong(at: tuple[int | str, ...], message: str) -> PydanticCustomError:
+    """A complaint of the whole spec about its part ``at``, whose line the message will then name."""
+    return PydanticCustomError("declaration", "{message}", {"message": message, "at": at})
 
 
 def _features(value: Any) -> list[Feature]:
@@ -170,31 +194,43 @@ class DatasetSpec(_Declared):
     tasks: list[Task] = Field(min_length=1)
     split: Split
 
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, name: str) -> str:
+        try:
+            pl.select(pl.lit(0).cast(pl.Datetime("ms")).dt.replace_time_zone(name))
+        except pl.exceptions.PolarsError:
+            near = difflib.get_close_matches(name, available_timezones(), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "write it as UTC or Asia/Shanghai"
+            raise ValueError(f"unknown time zone '{name}'; {hint}") from None
+        return name
+
     @model_validator(mode="after")
     def _names_agree(self) -> DatasetSpec:
-        for what, names in (
-            ("feature", [f.name for f in self.features]),
-            ("behaviour", [b.name for b in self.behaviours]),
-            ("task", [t.name for t in self.tasks]),
-        ):
-            twice = {n for n in names if names.count(n) > 1}
-            if twice:
-                raise ValueError(f"{what} '{min(twice)}' is declared twice; give each its own name")
+        for key, declared in (("features", self.features), ("behaviours", self.behaviours), ("tasks", self.tasks)):
+            names = [entry.name for entry in declared]
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    message = f"{key.removesuffix('s')} '{name}' is declared twice; give each its own name"
+                    raise _wrong((key, index, "name"), message)
         item_fields = {f.name for f in self.features if f.side == "item" and f.storage != "dense"}
-        for behaviour in self.behaviours:
-            for name in self.behaviour_fields(behaviour):
+        for index, behaviour in enumerate(self.behaviours):
+            for place, name in enumerate(self.behaviour_fields(behaviour)):
                 if name not in item_fields:
-                    raise ValueError(
+                    raise _wrong(
+                        ("behaviours", index, "fields", place),
                         f"behaviour '{behaviour.name}' builds its tokens from '{name}', "
-                        f"which is no categorical item feature{did_you_mean(name, item_fields)}"
+                        f"which is no categorical item feature{did_you_mean(name, item_fields)}",
                     )
             if not self.behaviour_fields(behaviour):
-                raise ValueError(f"behaviour '{behaviour.name}' needs fields: declare an item feature of kind id")
-        for feature in self.features:
+                message = f"behaviour '{behaviour.name}' needs fields: declare an item feature of kind id"
+                raise _wrong(("behaviours", index), message)
+        for index, feature in enumerate(self.features):
             if feature.kind == "id" and feature.side not in ("user", "item"):
-                raise ValueError(f"feature '{feature.name}' of kind id is of side user or item, not {feature.side}")
+                message = f"feature '{feature.name}' of kind id is of side user or item, not {feature.side}"
+                raise _wrong(("features", index, "side"), message)
         if self.log.time is None and self.split.fractions is None:
-            raise ValueError("a log without a time column is split by fractions, not by dates")
+            raise _wrong(("split",), "a log without a time column is split by fractions, not by dates")
         return self
 
     def behaviour_fields(self, behaviour: Behaviour) -> list[str]:
@@ -250,9 +286,14 @@ def parse_spec(text: str, source: str = "spec") -> DatasetSpec:
         raw = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{source}, line {line}: not valid YAML: {error.problem}") from error
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        raise SpecError(f"{source}, line {line}: not valid YAML: {problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(f"{source}, line {line}: not valid YAML: {error.reason}") from error
     if not isinstance(raw, dict):
         raise SpecError(f"{source}, line 1: a spec is a mapping with name, log, features, tasks and split")
+    _check_keys(document, source)
     try:
         return DatasetSpec.model_validate(raw)
     except ValidationError as error:
@@ -268,15 +309,37 @@ def parse_spec(text: str, source: str = "spec") -> DatasetSpec:
         raise
 
 
+def _check_keys(document: yaml.Node | None, source: str) -> None:
+    """YAML itself lets a repeated key replace the first one silently."""
+    todo: list[yaml.Node | None] = [document]
+    done: set[int] = set()
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in done:  # an alias can lead back to where it stands
+            continue
+        done.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+        elif isinstance(node, yaml.MappingNode):
+            first_by_name: dict[Any, yaml.Node] = {}
+            for key, value in node.value:
+                first = first_by_name.setdefault(key.value, key)
+                if first is not key:
+                    there, here = (which.start_mark.line + 1 for which in (first, key))
+                    raise SpecError(f"{source}, line {here}: '{key.value}' stands in line {there} already; keep one")
+                todo.append(value)
+
+
 def _spec_message(source: str, document: yaml.Node | None, raw: Any, error: ValidationError) -> str:
     # A misspelt setting also leaves the right one missing: name the misspelling first.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     loc = tuple(part for part in first["loc"] if not str(part).startswith(("function-", "list[")))
+    loc += first.get("ctx", {}).get("at", ())
     line = _line_of(document, loc)
     path = ".".join(str(part) for part in loc) or "spec"
     if first["type"] == "extra_forbidden":
         return f"{source}, line {line}: unknown setting '{path}'{did_you_mean(str(loc[-1]), _known_fields(raw, loc))}"
-    found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
+    found = "" if first["type"] in ("missing", "value_error", "declaration") else f", found {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{source}, line {line}: {path}: {message}{found}"
 

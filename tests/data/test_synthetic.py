@@ -10,7 +10,8 @@ import pytest
 import infnet
 from infnet.data.sources import synthetic
 from infnet.data.sources.exposure import TABS
-from infnet.data.sources.synthetic import best_auc, generate, load_world, write_world
+from infnet.data.sources.synthetic import generate, load_world, write_world
+from infnet.data.sources.truth import best_auc
 from infnet.data.sources.world import World, WorldConfig
 from infnet.errors import DataError
 from infnet.schema import load_spec
@@ -328,8 +329,11 @@ def test_writing_refuses_a_full_directory_and_leaves_nothing_after_a_failure(tmp
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
 
 
-def test_loading_needs_a_world(tmp_path):
-    with pytest.raises(DataError, match=r"world\.json"):
+def test_loading_needs_a_world_of_this_version(tmp_path):
+    with pytest.raises(DataError, match=r"world\.json is no record"):
+        load_world(tmp_path)
+    (tmp_path / "world.json").write_text(json.dumps({"version": 99, "config": {}}))
+    with pytest.raises(DataError, match="version 99"):
         load_world(tmp_path)
 
 
@@ -360,8 +364,16 @@ def test_a_senseless_config_is_refused(bad):
         WorldConfig(**bad)
 
 
-def test_the_smallest_worlds_work(tmp_path):
-    for seed in range(5):
-        world = World.create(WorldConfig(num_users=3, num_items=2, num_days=3, num_topics=2, seed=seed))
-        rows = sum(log.height for _, log, _ in generate(world))
-        assert rows >= 0
+def test_the_smallest_worlds_work_or_say_that_nobody_came(tmp_path):
+    rows = []
+    for seed in range(8):
+        world = World.create(WorldConfig(num_users=1, num_items=2, num_days=1, num_topics=2, seed=seed))
+        rows.append(sum(log.height for _, log, _ in generate(world)))
+        if rows[-1] == 0:
+            with pytest.raises(DataError, match="nobody came"):
+                write_world(world, tmp_path / "nobody")
+        else:
+            assert write_world(world, tmp_path / str(seed)).rows == rows[-1]
+    assert 0 in rows
+    assert max(rows) > 0
+    assert not (tmp_path / "nobody").exists()

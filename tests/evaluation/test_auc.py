@@ -128,6 +128,7 @@ def test_scores_of_any_number_type_rank_alike(score_type):
         np.array([-5e-324, 0.0]),
         np.array([1e300, 1.0000000001e300]),
         np.array([2**24, 2**24 + 1]),
+        np.array([-(2**24) - 1, -(2**24)]),
         np.array([2**63 - 2, 2**63 - 1]),
         np.array([-(2**63), -(2**63) + 1]),
         np.array([2**64 - 2, 2**64 - 1], dtype=np.uint64),

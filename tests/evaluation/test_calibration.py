@@ -90,6 +90,11 @@ def test_equal_frequency_bins_see_what_equal_width_bins_average_away():
     assert expected_calibration_error(labels, probs, 10, "equal_width") == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_last_equal_width_bin_includes_one():
+    # Apart, the two rows are off by 0.1 and 1; in one bin their errors cancel to (0.9 + 1 - 1) / 2.
+    assert expected_calibration_error([1, 0], [0.9, 1.0], 10, "equal_width") == pytest.approx(0.45)
+
+
 def test_no_rows_are_undefined():
     assert math.isnan(log_loss([], []))
     assert math.isnan(pcoc([], []))

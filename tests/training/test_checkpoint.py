@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from infnet.errors import ArtifactError
+from infnet.errors import ArtifactError, TrainingError
 from infnet.training import checkpoint as module
 from infnet.training.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 
@@ -84,7 +84,7 @@ def test_another_format_says_so(path, monkeypatch):
         load_checkpoint(path)
 
 
-def test_a_failed_write_leaves_the_older_checkpoint_and_nothing_else(path, monkeypatch):
+def test_a_failed_sync_leaves_the_older_checkpoint_and_nothing_else(path, monkeypatch):
     save_checkpoint(path, {"x": torch.ones(2)}, {"step": 1})
 
     def full(descriptor):
@@ -94,6 +94,20 @@ def test_a_failed_write_leaves_the_older_checkpoint_and_nothing_else(path, monke
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, {"x": torch.zeros(2)}, {"step": 2})
     monkeypatch.undo()
+    assert load_checkpoint(path).state == {"step": 1}
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_disk_that_takes_no_more_leaves_the_older_checkpoint_and_nothing_else(path):
+    resource = pytest.importorskip("resource")
+    save_checkpoint(path, {"x": torch.ones(2)}, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"last\.safetensors: cannot be written .*free space"):
+            save_checkpoint(path, {"x": torch.zeros(100_000)}, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load_checkpoint(path).state == {"step": 1}
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

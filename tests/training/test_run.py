@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 
-from conftest import write_dataset
 from infnet.errors import ArtifactError, SpecError
 from infnet.models import build_model
 from infnet.training.run import Run
+from small_dataset import write_dataset
 
 
 @pytest.fixture
@@ -117,13 +117,13 @@ def test_an_undefined_metric_is_null_in_the_report(run):
 
 
 def test_a_report_of_an_unfinished_run_says_how_to_finish(run):
-    with pytest.raises(ArtifactError, match="training has not ended.*--resume"):
+    with pytest.raises(ArtifactError, match=r"training has not ended.*--resume"):
         _ = run.report
 
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 0.5}, {"seed": 3}, {"settings": {"width": 2}}, {"model": "x"}])
 def test_resuming_with_settings_that_change_the_result_is_refused(run, small_config, changes):
-    with pytest.raises(SpecError, match="was begun with (train|model)"):
+    with pytest.raises(SpecError, match=r"was begun with (train|model)"):
         run.go_on_with(small_config(**changes))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import re
 import shutil
+import ssl
 import tarfile
 import time
 import urllib.error
@@ -173,7 +174,7 @@ def _transfer(archive: Archive, part: Path, report: Progress, attempts: int, pau
                 reason = f"the server answered {error.code} {error.reason}"
         except urllib.error.URLError as error:
             reason = str(error.reason)
-        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
         except OSError as error:
             raise DownloadError(

@@ -75,7 +75,7 @@ def resolve_condition(sql: str, where: str, table: StagedTable, typed: dict[str,
     """
     expr, dtype = _resolve(sql, where, table, typed)
     if not (dtype == pl.Boolean or dtype.is_numeric()):
-        raise _misfit(sql, where, table, typed, f"gives {dtype}, wanted a condition such as \"is_click == 1\"")
+        raise _misfit(sql, where, table, typed, f'gives {dtype}, wanted a condition such as "is_click == 1"')
     return expr.cast(pl.Boolean).fill_null(False)
 
 

@@ -21,7 +21,7 @@ from infnet.features.base import (
     parse_feature,
 )
 from infnet.features.categorical import CategoryFeature, IdFeature, TagsFeature, as_text
-from infnet.features.clock import AgeFeature, HourFeature, as_time_ms
+from infnet.features.clock import AgeFeature, HourFeature, as_time_ms, text_as_time_ms
 from infnet.features.numeric import NumberFeature, ValueFeature, VectorFeature
 
 __all__ = [
@@ -48,4 +48,5 @@ __all__ = [
     "feature_kind",
     "feature_kinds",
     "parse_feature",
+    "text_as_time_ms",
 ]

@@ -61,6 +61,8 @@ class Fit:
     """JSON-able; all that :meth:`Feature.encode` needs beside the vocabulary."""
     counts: pl.DataFrame | None = None
     """Columns ``value`` (text, distinct) and ``count``: values that ask for a row of the vocabulary each."""
+    min_count: int = 1
+    """Values with a lower count get no row."""
     labels: Sequence[str] = ()
     """Instead of ``counts``: what each row of the vocabulary after the reserved ones stands for (a bucket, an hour)."""
 
@@ -115,6 +117,13 @@ class Feature(BaseModel):
         """Typed values of a raw column of type ``dtype``; null where the raw value is missing or cannot be read."""
         raise NotImplementedError(f"feature kind '{self.kind}' reads nothing")
 
+    def unreadable(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
+        """Boolean, never null: there is a raw value, but :meth:`read` cannot read it."""
+        if self.reads in ("time", "key"):
+            return pl.lit(False)
+        is_there = raw.is_not_null() & (raw.str.len_bytes() > 0 if dtype == pl.String else True)
+        return is_there & self.read(raw, dtype, clock).is_null()
+
     def complaint(self, raw: Any) -> str:
         """Why the raw value cannot be read, for the end of an error message: found and wanted."""
         return f"is {raw!r}, which kind '{self.kind}' cannot read"
@@ -158,6 +167,6 @@ def parse_feature(raw: Any) -> Feature:
         return raw
     if not isinstance(raw, dict) or "kind" not in raw:
         raise SpecError(f"a feature needs a kind{did_you_mean('', _KINDS)}")
-    if raw["kind"] not in _KINDS:
+    if not isinstance(raw["kind"], str) or raw["kind"] not in _KINDS:
         raise SpecError(f"unknown feature kind '{raw['kind']}'{did_you_mean(str(raw['kind']), _KINDS)}")
     return _KINDS[raw["kind"]].model_validate(raw)

@@ -72,12 +72,16 @@ class CategoricalFeature(Feature):
         """Canonical text."""
         return as_text(raw, dtype)
 
+    def unreadable(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
+        """Nothing: any value is a category."""
+        return pl.lit(False)
+
     def fit(self, values: pl.DataFrame) -> Fit:
         """How many training rows each value stands for; nothing to learn if values are hashed."""
         if self.hash_buckets is not None:
             return Fit(labels=[f"hash {bucket}" for bucket in range(self.hash_buckets)])
         counts = values.drop_nulls("value").group_by("value").agg(pl.col("weight").sum().cast(pl.Int64).alias("count"))
-        return Fit(counts=counts)
+        return Fit(counts=counts, min_count=self.min_count)
 
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
         """Embedding rows (n, 1)."""

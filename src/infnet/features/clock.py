@@ -115,7 +115,9 @@ class AgeFeature(Feature):
 
     def fit(self, values: pl.DataFrame) -> Fit:
         """A row per bucket."""
-        return Fit(state={"edges": self._edges().tolist()}, labels=[f"{text} days" for text in bucket_labels(self._edges())])
+        return Fit(
+            state={"edges": self._edges().tolist()}, labels=[f"{text} days" for text in bucket_labels(self._edges())]
+        )
 
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
         """Embedding rows (n, 1)."""
@@ -124,4 +126,6 @@ class AgeFeature(Feature):
 
     def _edges(self) -> NDArray[np.float64]:
         """0 days, then from an hour to ten years in equal ratios, ``buckets - 1`` in all."""
-        return np.concatenate([[0.0], np.geomspace(1 / 24, 3652.5, self.buckets - 2)]) if self.buckets > 2 else np.zeros(1)
+        return (
+            np.concatenate([[0.0], np.geomspace(1 / 24, 3652.5, self.buckets - 2)]) if self.buckets > 2 else np.zeros(1)
+        )

@@ -6,7 +6,7 @@ the key projection are folded into the queries, and the value projection is appl
     logits = ((Q W_Q W_K^t) * G / sqrt(d_k)) X^t        output = ((softmax(logits) X) * G) W_V
 
 Queries are (R, a, q, d): a = N where they depend on the candidate, a = 1 where one request's candidates share them
-(identities B and C), so what is request-level is read once per request.
+(identities B and C), so what is request-level is read once per request. Learned constants are (1, 1, q, d).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from infnet.layers.events import EventSequence
 from infnet.layers.gather import RowIndex
+from infnet.layers.softmax_read import softmax_read
 
 __all__ = ["CrossAttention", "FieldTokens", "HistoryTokens", "TaskTokens", "TokenSet", "cross_attend"]
 
@@ -46,33 +46,34 @@ class HistoryTokens:
         packed = events.packed
         self.tokens = events.chunks()
         self._sizes = [requests for requests, _ in packed.chunks]
-        self._order = RowIndex(packed.order, len(packed.order)) if len(packed.chunks) > 1 else None
+        self._order = RowIndex(packed.order, len(packed.order))
         self._back = RowIndex(packed.order.argsort(), len(packed.order))
         self._bias, self._scale = [], []
         for lengths, tokens in zip(packed.lengths.split(self._sizes), self.tokens, strict=True):
             # A row without a single key would be NaN: let it attend to its padding, then read zeros.
             is_empty = (lengths == 0)[:, None]
             absent = (torch.arange(tokens.shape[1], device=lengths.device) >= lengths[:, None]) & ~is_empty
-            self._bias.append(torch.zeros_like(absent, dtype=tokens.dtype).masked_fill_(absent, -torch.inf))
+            bias = torch.zeros_like(absent, dtype=tokens.dtype).masked_fill_(absent, -torch.inf)
+            self._bias.append(bias[:, None, None])
             self._scale.append((~is_empty).to(tokens.dtype)[:, :, None] if bool(is_empty.any()) else None)
 
     def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
-        """All queries in one fused attention call per chunk, a candidate's or not."""
-        flat = torch.cat([q.flatten(1, 2) for q in queries], dim=1)  # (R, sum of a * q, d)
-        total = flat.shape[1:]
-        if self._order is not None:
-            flat = self._order.gather(flat.flatten(1)).unflatten(1, total)
+        """All queries in one pass over each chunk, a candidate's or not."""
+        num_requests = len(self._order.rows)
+        flat = torch.cat([q.expand(num_requests, -1, -1, -1).flatten(1, 2) for q in queries], dim=1)
+        shape = flat.shape[1:]  # (sum of a * q, d)
+        if len(self.tokens) > 1:
+            flat = self._order.gather(flat.flatten(1)).unflatten(1, shape)
         out = []
-        for part, tokens, bias, scale in zip(
-            flat.split(self._sizes), self.tokens, self._bias, self._scale, strict=True
-        ):
-            keys, mask = tokens[:, None], bias[:, None, None]
-            read = F.scaled_dot_product_attention(part[:, None], keys, keys, attn_mask=mask, scale=1.0).squeeze(1)
-            out.append(read if scale is None else read * scale)
-        read = torch.cat(out)
-        if self._order is not None:
-            read = self._back.gather(read.flatten(1)).unflatten(1, total)
-        parts = read.split([q.shape[1] * q.shape[2] for q in queries], dim=1)
+        for i, part in enumerate(flat.split(self._sizes)):
+            read, (again,) = softmax_read(part[:, None], [self.tokens[i][:, None]], self._bias[i])
+            self.tokens[i] = again.squeeze(1)
+            scale = self._scale[i]
+            out.append(read.squeeze(1) if scale is None else read.squeeze(1) * scale)
+        joined = torch.cat(out)
+        if len(self.tokens) > 1:
+            joined = self._back.gather(joined.flatten(1)).unflatten(1, shape)
+        parts = joined.split([q.shape[1] * q.shape[2] for q in queries], dim=1)
         return [part.unflatten(1, q.shape[1:3]) for part, q in zip(parts, queries, strict=True)]
 
 
@@ -80,57 +81,50 @@ class FieldTokens:
     """Categorical tokens: request (R, M_r, d), read once per request, and candidate (R, N, M_c, d)."""
 
     def __init__(self, request: Tensor, candidate: Tensor) -> None:
-        if candidate.shape[1] == 1:  # one candidate shares with nobody: one group of tokens will do
-            candidate = torch.cat([request[:, None], candidate], dim=2)
-            request = request[:, :0]
-        self.request, self.candidate = request, candidate
+        self.request, self.candidate = request[:, None], candidate
 
     def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
         """Queries of one level in one call; request-level ones look at the request's tokens once (identity C)."""
-        num_candidates = self.candidate.shape[1]
+        num_requests, num_candidates = self.candidate.shape[:2]
         out: list[Tensor | None] = [None] * len(queries)
         for level in sorted({q.shape[1] for q in queries}):
             chosen = [i for i, q in enumerate(queries) if q.shape[1] == level]
-            stacked = torch.cat([queries[i] for i in chosen], dim=2)
-            read = self._read_shared(stacked) if level < num_candidates else self._read_each(stacked)
+            stacked = torch.cat([queries[i].expand(num_requests, -1, -1, -1) for i in chosen], dim=2)
+            if level < num_candidates:
+                read = self._read_shared(stacked)
+            else:
+                read, (self.request, self.candidate) = softmax_read(stacked, [self.request, self.candidate])
             parts = read.split([queries[i].shape[2] for i in chosen], dim=2)
             for i, part in zip(chosen, parts, strict=True):
                 out[i] = part
         return [part for part in out if part is not None]
 
-    def _read_each(self, queries: Tensor) -> Tensor:
-        """(R, N, q, d): one softmax over both groups."""
-        _, num, q, _ = queries.shape
-        own = self.candidate.flatten(0, 1)  # (R * N, M_c, d)
-        own_queries = queries.flatten(0, 1)
-        if self.request.shape[1] == 0:
-            return torch.bmm(torch.bmm(own_queries, own.mT).softmax(dim=-1), own).view(-1, num, q, own.shape[2])
-        request_logits = torch.bmm(queries.flatten(1, 2), self.request.mT).unflatten(1, (num, q))
-        own_logits = torch.bmm(own_queries, own.mT).view(-1, num, q, own.shape[1])
-        weights = torch.cat([request_logits, own_logits], dim=-1).softmax(dim=-1)
-        on_request, on_own = weights.split([self.request.shape[1], own.shape[1]], dim=-1)
-        read = torch.bmm(on_request.flatten(1, 2), self.request).unflatten(1, (num, q))
-        return read + torch.bmm(on_own.flatten(0, 1), own).view_as(read)
-
     def _read_shared(self, queries: Tensor) -> Tensor:
         """(R, 1, q, d) -> (R, N, q, d): each group read by itself, merged by its share of the softmax's mass."""
-        request_logits = queries.squeeze(1) @ self.request.mT  # (R, q, M_r)
+        request_logits = queries @ self.request.mT  # (R, 1, q, M_r)
         own_logits = queries @ self.candidate.mT  # (R, N, q, M_c)
         on_request = request_logits.softmax(dim=-1) @ self.request
         on_own = own_logits.softmax(dim=-1) @ self.candidate
-        share = (request_logits.logsumexp(dim=-1)[:, None] - own_logits.logsumexp(dim=-1)).sigmoid()[..., None]
-        return share * on_request[:, None] + (1 - share) * on_own
+        share = (request_logits.logsumexp(dim=-1) - own_logits.logsumexp(dim=-1)).sigmoid()[..., None]
+        return share * on_request + (1 - share) * on_own
 
 
 class TaskTokens:
-    """Task tokens (R, b, T, d): b = 1 while they are learned constants, N once they have read a candidate."""
+    """Task tokens: (1, 1, T, d) while they are learned constants, (R, N, T, d) once they have read a candidate."""
 
     def __init__(self, tokens: Tensor) -> None:
         self.tokens = tokens
 
     def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
-        """Queries of one level in one call."""
-        return [(q @ self.tokens.mT).softmax(dim=-1) @ self.tokens for q in queries]
+        """Constants in one product for all rows; a row's own tokens row by row."""
+        if self.tokens.shape[:2] == (1, 1):
+            constant = self.tokens[0, 0]
+            return [(q @ constant.T).softmax(dim=-1) @ constant for q in queries]
+        out = []
+        for q in queries:
+            read, (self.tokens,) = softmax_read(q.expand(-1, self.tokens.shape[1], -1, -1), [self.tokens])
+            out.append(read)
+        return out
 
 
 class CrossAttention(nn.Module):

@@ -89,7 +89,7 @@ class INFNetConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class _State:
-    """What a block hands to the next. a = 1 while a request's candidates share it, N afterwards."""
+    """What a block hands to the next. a = 1 while candidates share it, N afterwards; constants (1, 1, ..)."""
 
     cat: Tensor | None
     """C~ (R, N, m, d); None if nobody reads it."""
@@ -254,12 +254,11 @@ class INFNet(RankingModel):
                 seq = self._normed("seq", self.seq_proxies(events))
         if self.cat_proxies is not None:
             cat = self._normed("cat", self.cat_proxies(request, item, own, candidates))
-        num = batch.num_requests
         state = _State(
             cat=cat,
             seq=seq,
-            shared=self._normed("shared", self.shared_tokens).expand(num, 1, -1, -1),
-            task=self.task_tokens.expand(num, 1, -1, -1),
+            shared=self._normed("shared", self.shared_tokens)[None, None],
+            task=self.task_tokens[None, None],
         )
         for block in self.blocks:
             state = block(state, fields, history)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from infnet.errors import ArtifactError
+from infnet.errors import ArtifactError, TrainingError
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 CHECKPOINT_VERSION = 1
+
+_KEY = "infnet"
+"""Of the one entry in the metadata of the file."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         path: The file, of type ``.safetensors``.
         tensors: By name, on any device.
         state: Anything that JSON holds.
+
+    Raises:
+        TrainingError: The disk does not take it; the older checkpoint stays.
     """
     held: dict[str, Tensor] = {}
     places: set[int] = set()
@@ -55,9 +61,14 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         held[name] = own.clone() if place in places else own  # tied parameters are written twice
         places.add(place)
     text = json.dumps(state, sort_keys=True)
-    metadata = {"version": str(CHECKPOINT_VERSION), "state": text, "sha256": _digest(text, held)}
+    about = {"version": CHECKPOINT_VERSION, "sha256": _digest(text, held), "state": text}
     with _replacing(path) as temporary:
-        save_file(held, temporary, metadata)
+        try:
+            save_file(held, temporary, {_KEY: json.dumps(about)})  # of several keys the order would vary
+        except SafetensorError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({error}); free space there, then go on from the checkpoint before"
+            ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -68,7 +79,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         if not path.exists():
@@ -76,15 +87,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 f"{path}: there is no checkpoint; train, or resume the run that should hold it"
             ) from None
         raise ArtifactError(f"{path}: cannot be read ({error}); check the disk and its permissions") from error
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise _damaged(path, str(error)) from error
-    if metadata.get("version") != str(CHECKPOINT_VERSION):
+    if about.get("version") != CHECKPOINT_VERSION:
         raise ArtifactError(
-            f"{path}: is a checkpoint of format {metadata.get('version', 'unknown')}, this package reads format "
+            f"{path}: is a checkpoint of format {about.get('version', 'unknown')}, this package reads format "
             f"{CHECKPOINT_VERSION}; use the version that wrote it, or train again"
         )
-    text = metadata.get("state", "")
-    if _digest(text, tensors) != metadata.get("sha256"):
+    text = about.get("state", "")
+    if _digest(text, tensors) != about.get("sha256"):
         raise _damaged(path, "its contents do not match its checksum")
     return Checkpoint(tensors, json.loads(text))
 

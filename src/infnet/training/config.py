@@ -178,9 +178,11 @@ def parse_config(text: str, source: str = "config") -> TrainConfig:
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         document = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{source}, line {line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{source}, line {mark.line + 1}" if mark is not None else source
+        what = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
+        raise SpecError(f"{place}: not valid YAML: {what}") from error
     document = {} if document is None else document
     if not isinstance(document, dict):
         raise SpecError(f"{source}: a training configuration is a mapping with model and train, found {document!r}")

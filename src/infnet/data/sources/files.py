@@ -70,11 +70,12 @@ class StagedTable:
     frame: pl.LazyFrame
     """The wanted raw columns and :data:`ROW`, with :data:`SIGNATURE` if it was asked for."""
 
-    def where(self, row: int) -> str:
-        """File and line (CSV) or row (Parquet, from 1) of a running row number."""
+    def where(self, row: int, *, short: bool = False) -> str:
+        """File (its name alone if ``short``) and line (CSV) or row (Parquet, from 1) of a running row number."""
         index = bisect.bisect_right(self.starts, row) - 1
         inside = row - self.starts[index]
-        return f"{self.files[index]}, " + (f"line {inside + 2}" if self.is_text else f"row {inside + 1}")
+        file = self.files[index].name if short else self.files[index]
+        return f"{file}, " + (f"line {inside + 2}" if self.is_text else f"row {inside + 1}")
 
 
 class RawTable:
@@ -137,12 +138,10 @@ class RawTable:
 
     def _staged_csv(self, path: Path, wanted: list[str], staged: Path, signature: bool) -> pl.LazyFrame:
         _check_lines(path, len(self.schema))
-        directory = staged.parent
-        directory.mkdir(parents=True, exist_ok=True)
         scan = pl.scan_csv(path, infer_schema=False, row_index_name=ROW)
         scan = scan.filter(~pl.all_horizontal(pl.col(name).is_null() for name in self.schema))  # blank lines
         try:
-            _select(scan, wanted, self.schema, signature).sink_parquet(staged, compression="lz4", statistics=False)
+            _select(scan, wanted, self.schema, signature).sink_parquet(staged, compression="lz4", statistics=False, mkdir=True)
         except pl.exceptions.ComputeError as error:
             if "No space left" in str(error):
                 raise

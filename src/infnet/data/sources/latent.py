@@ -19,7 +19,7 @@ Ints = NDArray[np.integer]
 NUM_AGES, NUM_GENDERS, NUM_CHRONOTYPES = 7, 2, 4
 STYLE_WIDTH = 8
 # Base strength of a user's interests: four liked topics, one disliked.
-_STRENGTHS = np.array([1.3, 1.1, 0.9, 0.7, -1.2], np.float32)
+_STRENGTHS = np.array([1.8, 1.2, 0.8, 0.5, -1.2], np.float32)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ A directory holds, as Parquet:
   probabilities and expectations of :mod:`infnet.data.sources.world`, and ``p_return``
 - ``world.json``: the configuration, from which :func:`load_world` makes the same world, and the report
 
-Days follow one another: who was shown what he likes comes back sooner, and ``return_next_day`` of a row says whether
+Days follow one another: who was shown what they like comes back sooner, and ``return_next_day`` of a row says whether
 the user has rows on the next day. PART counts blocks of 65,536 users, so memory does not grow with the world.
 """
 
@@ -29,14 +29,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infnet.data.sources.exposure import TABS, Policy, row_times
 from infnet.data.sources.latent import Floats, Ints
 from infnet.data.sources.profiles import user_features, video_features_basic, video_features_statistic
+from infnet.data.sources.truth import LABELS, Ceiling
 from infnet.data.sources.world import World, WorldConfig
 from infnet.errors import DataError
 
-__all__ = ["WorldReport", "best_auc", "generate", "load_world", "write_world"]
+__all__ = ["WorldReport", "generate", "load_world", "write_world"]
 
 _BLOCK = 65_536
-_BINS = 65_536
-_LABELS = {"click": "is_click", "like": "is_like", "long_view": "long_view", "return": "return_next_day"}
+_VERSION = 1
 
 
 class WorldReport(BaseModel):
@@ -60,7 +60,7 @@ class WorldReport(BaseModel):
     revenue: float
     """In all."""
     best_auc: dict[str, float]
-    """See :func:`best_auc`; over all rows."""
+    """By task, see :func:`infnet.data.sources.truth.best_auc`; over all rows."""
 
 
 def generate(world: World) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
@@ -155,7 +155,7 @@ def write_world(world: World, out: Path, progress: Callable[[int, int], None] | 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not an empty directory; give another --out or remove it")
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         (partial / "data").mkdir(parents=True)
@@ -179,16 +179,16 @@ def _write(world: World, partial: Path, progress: Callable[[int, int], None] | N
     sums: dict[str, float] = {}
     seen_users = np.zeros(world.config.num_users, bool)
     seen_items = np.zeros(world.config.num_items, bool)
-    counts = _Counts()
+    ceiling = Ceiling()
     rows, stamps = 0, set()
     for name, log, truth in generate(world):
         log.write_parquet(partial / "data" / f"log_{name}.parquet")
         truth.write_parquet(partial / "truth" / f"truth_{name}.parquet")
-        counts.add(log, truth)
+        ceiling.add(log, truth)
         rows += log.height
         seen_users[log["user_id"].to_numpy()] = True
         seen_items[log["video_id"].to_numpy()] = True
-        for column in (*_LABELS.values(), "is_rand", "play_time_ms", "revenue"):
+        for column in (*LABELS.values(), "is_rand", "play_time_ms", "revenue"):
             sums[column] = sums.get(column, 0.0) + float(log[column].cast(pl.Float64).sum())
         stamps.add(name[:8])
         if progress is not None:
@@ -207,9 +207,10 @@ def _write(world: World, partial: Path, progress: Callable[[int, int], None] | N
         random_share=sums["is_rand"] / rows,
         mean_watch_time=sums["play_time_ms"] / rows / 1000,
         revenue=sums["revenue"],
-        best_auc=counts.aucs(),
+        best_auc=ceiling.aucs(),
     )
-    record = {"config": world.config.model_dump(mode="json"), "report": report.model_dump(mode="json")}
+    record: dict[str, object] = {"version": _VERSION}
+    record |= {"config": world.config.model_dump(mode="json"), "report": report.model_dump(mode="json")}
     (partial / "world.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -218,51 +219,14 @@ def load_world(directory: Path) -> World:
     """The world that wrote ``directory``, to simulate on with.
 
     Raises:
-        DataError: There is no readable ``world.json``.
+        DataError: There is no readable ``world.json``, or another version of this package wrote it in another way.
     """
     path = directory / "world.json"
     try:
-        return World.create(WorldConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"]))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version, config = record["version"], WorldConfig.model_validate(record["config"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise DataError(f"{path} is no record of a world; write one with infnet data synthesize") from error
-
-
-def best_auc(directory: Path, where: pl.Expr | None = None) -> dict[str, float]:
-    """AUC of the true probabilities by task: click, like, long_view, return. What no model beats but by luck.
-
-    Probabilities count as tied within 1/65536. A task whose label never varies is left out. The truth knows the
-    position and the rest of the day, which a ranker does not: it can come near, not up to it.
-
-    Args:
-        directory: What :func:`write_world` wrote.
-        where: Condition on the log's columns, such as ``pl.col("date") >= 20240113``.
-    """
-    counts = _Counts()
-    for path in sorted((directory / "data").glob("log_*.parquet")):
-        truth = pl.read_parquet(directory / "truth" / path.name.replace("log_", "truth_"))
-        both = pl.concat([pl.read_parquet(path), truth.select("^p_.*$")], how="horizontal")
-        both = both.filter(True if where is None else where)
-        counts.add(both, both)
-    return counts.aucs()
-
-
-class _Counts:
-    """Rows by task, label and true probability."""
-
-    def __init__(self) -> None:
-        self._counts = {task: np.zeros((2, _BINS), np.int64) for task in _LABELS}
-
-    def add(self, log: pl.DataFrame, truth: pl.DataFrame) -> None:
-        for task, label in _LABELS.items():
-            index = (truth[f"p_{task}"].to_numpy() * (_BINS - 1)).astype(np.int64)
-            index += np.where(log[label].to_numpy() == 1, _BINS, 0)
-            self._counts[task] += np.bincount(index, minlength=2 * _BINS).reshape(2, _BINS)
-
-    def aucs(self) -> dict[str, float]:
-        aucs = {}
-        for task, (negatives, positives) in self._counts.items():
-            pairs = float(negatives.sum()) * float(positives.sum())
-            if pairs:
-                below = np.cumsum(negatives) - negatives / 2
-                aucs[task] = float((positives * below).sum() / pairs)
-        return aucs
+    if version != _VERSION:
+        raise DataError(f"{path} is of version {version}, wanted {_VERSION}; write it anew with infnet data synthesize")
+    return World.create(config)

@@ -4,7 +4,7 @@ With u a user, i an item, t the clock hour, k an interest, p the position from 1
 
     strength_k(t) = s_k (1 + 0.6 cos 2pi(t/slow_k + phase_k1) + 0.4 cos 2pi(t/fast_k + phase_k2))       drift
     interest      = sum_k strength_k(t) * sim(topic_k, topics_i),  four liked topics, one disliked
-    appeal        = 1.4 interest + 0.7 style_u . style_i / sqrt(S) + quality_i - 0.15 log(1 + age in days)
+    appeal        = 1.5 interest + 0.5 style_u . style_i / sqrt(S) + quality_i - 0.15 log(1 + age in days)
     P(click)      = p^-0.15 * sigmoid(b_click + bias_u + tab + hour + appeal)                  position bias
     play | click  = t0 + X, capped at twice the duration; t0 = min(7 s, duration), X log-logistic of shape 2, scale
                     a = exp(b_long + patience_u + 0.5 appeal + 0.5 log(duration / 20 s)) seconds
@@ -54,7 +54,7 @@ class WorldConfig(BaseModel):
     """Of an average user on a day on which the user comes."""
     session_length: float = Field(default=8.0, ge=1, le=30)
     """Mean impressions per session."""
-    num_topics: int = Field(default=48, ge=2, le=1000)
+    num_topics: int = Field(default=40, ge=2, le=1000)
     random_share: float = Field(default=0.01, ge=0, lt=1)
     """Share of impressions whose item was drawn at random from all items (``is_rand``)."""
     click_rate: float = Field(default=0.38, gt=0.01, lt=0.8)
@@ -131,7 +131,7 @@ class World:
         user = visits.user[row]
         style = np.einsum("ns,ns->n", users.style[user], items.style[item]) / np.float32(np.sqrt(users.style.shape[1]))
         age_days = np.maximum(visits.hour[row] / 24 - items.upload_day[item], 0.0).astype(np.float32)
-        appeal = 1.4 * interest + 0.7 * style + items.quality[item] - 0.15 * np.log1p(age_days)
+        appeal = 1.5 * interest + 0.5 * style + items.quality[item] - 0.15 * np.log1p(age_days)
         readiness = users.click_bias[visits.user] + _TAB_EFFECT[visits.tab] + _HOUR_EFFECT[visits.hour % 24]
         return Reaction(
             intercepts=self.intercepts,

@@ -1,0 +1,5 @@
+"""``python -m infnet``."""
+
+from infnet.cli import main
+
+main()

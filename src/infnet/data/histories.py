@@ -1,0 +1,97 @@
+"""Histories: per behaviour one stream of past events per user, and for every row where its own history ends.
+
+A row sees only events strictly earlier than itself: events at its own time, its own included, are not history. Rows
+that are equal in every column of the log are one event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EventStreams", "LogEvents", "SeedEvents", "build_streams", "is_repeated"]
+
+
+@dataclass(frozen=True)
+class LogEvents:
+    """Log rows of some users, sorted by user, time and order in the log; n of them."""
+
+    user: NDArray[np.int32]
+    time: NDArray[np.int64]
+    item: NDArray[np.int32]
+    is_event: NDArray[np.bool_]
+    """(n, F): the row is an event of behaviour a."""
+
+
+@dataclass(frozen=True)
+class SeedEvents:
+    """Events of the same users from before the log began."""
+
+    user: NDArray[np.int32]
+    time: NDArray[np.int64]
+    item: NDArray[np.int32]
+    behaviour: NDArray[np.int8]
+    order: NDArray[np.int32]
+    """Place in its list, oldest first."""
+
+
+@dataclass(frozen=True)
+class EventStreams:
+    """What :func:`build_streams` gives."""
+
+    users: list[NDArray[np.int32]]
+    """Per behaviour, the events' users, ascending."""
+    items: list[NDArray[np.int32]]
+    times: list[NDArray[np.int64]]
+    ends: NDArray[np.int64]
+    """(n, F): events of behaviour a, all users of this call before it included, that lie before the row."""
+
+
+def is_repeated(
+    user: NDArray[np.int32], time: NDArray[np.int64], signature: NDArray[np.uint64], order: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Rows that repeat an earlier one (lower ``order``) of the same user, time and signature; sorted by user, time."""
+    repeated = np.zeros(len(user), dtype=bool)
+    tied = np.zeros(len(user), dtype=bool)
+    tied[1:] = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    tied[:-1] |= tied[1:]
+    at = np.flatnonzero(tied)
+    at = at[np.lexsort((order[at], signature[at], time[at], user[at]))]
+    same = [column[at][1:] == column[at][:-1] for column in (user, time, signature)]
+    repeated[at[1:][same[0] & same[1] & same[2]]] = True
+    return repeated
+
+
+def build_streams(rows: LogEvents, seeds: SeedEvents) -> EventStreams:
+    """The event streams of all behaviours, and every row's history end in each.
+
+    Rows and seeds are put in one order by (user, time). The events that a row may see are those before the first
+    entry of its (user, time), so an exclusive running count, read there, is where its history ends.
+    """
+    num_rows, num_behaviours = rows.is_event.shape
+    user = np.concatenate([seeds.user, rows.user])
+    time = np.concatenate([seeds.time, rows.time])
+    item = np.concatenate([seeds.item, rows.item])
+    is_row = np.arange(len(user)) >= len(seeds.user)
+    place = np.concatenate([seeds.order, np.arange(num_rows, dtype=np.int32)])
+    order = np.lexsort((place, is_row, time, user))
+    user, time, item = user[order], time[order], item[order]
+
+    begins = np.ones(len(user), dtype=bool)
+    begins[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    first_of_tie = np.maximum.accumulate(np.where(begins, np.arange(len(user)), 0))
+    at_row = np.empty(num_rows, dtype=np.int64)
+    entry_is_row = is_row[order]
+    at_row[order[entry_is_row] - len(seeds.user)] = first_of_tie[entry_is_row]
+
+    streams = EventStreams([], [], [], np.zeros((num_rows, num_behaviours), dtype=np.int64))
+    for behaviour in range(num_behaviours):
+        is_event = np.concatenate([seeds.behaviour == behaviour, rows.is_event[:, behaviour]])[order]
+        before = np.cumsum(is_event) - is_event
+        streams.ends[:, behaviour] = before[at_row]
+        streams.users.append(user[is_event])
+        streams.items.append(item[is_event])
+        streams.times.append(time[is_event])
+    return streams

@@ -1,0 +1,267 @@
+"""The interaction log as typed rows: keys, time, events, labels and what the features of a request read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from infnet.data.expressions import columns_of, resolve_condition, resolve_number, text_columns_as_numbers
+from infnet.data.report import LogReport
+from infnet.data.sources.files import ROW, SIGNATURE, RawTable, StagedTable
+from infnet.errors import DataError
+from infnet.features import Clock, Feature, as_text, as_time_ms, text_as_time_ms
+from infnet.schema import DatasetSpec, LogTable
+
+__all__ = ["Log", "event_column", "label_column", "raw_column", "read_log", "value_column"]
+
+_SAMPLE = 1000
+_EPOCH_FACTOR = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+
+
+def event_column(behaviour: str) -> str:
+    """Boolean column of :attr:`Log.rows`: the row is an event of the behaviour."""
+    return f"event {behaviour}"
+
+
+def label_column(task: str) -> str:
+    """Float64 column of :attr:`Log.rows`, null where unobserved."""
+    return f"label {task}"
+
+
+def value_column(feature: str) -> str:
+    """Column of :attr:`Log.rows`: what a context or candidate feature read."""
+    return f"value {feature}"
+
+
+def raw_column(column: str) -> str:
+    """A column of the log as it stands in the file, while expressions see typed ones under the real names."""
+    return f"raw {column}"
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log after its first check."""
+
+    table: StagedTable
+    rows: pl.LazyFrame
+    """Readable rows that the spec keeps: ROW, SIGNATURE, ``user`` and ``item`` (text), ``time`` (ms), ``extra`` (0,
+    or 1 + k for the k-th extra split), and the event, label, value and raw columns."""
+    request_features: tuple[Feature, ...]
+    """Features whose value columns ``rows`` has; those that read a column of the item table are still to come."""
+    report: LogReport
+    first_ms: int
+    last_ms: int
+
+
+def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> Log:
+    """Find, check and type the log; rows without a readable key or time are set aside in ``quarantine``.
+
+    Raises:
+        SpecError: The spec names a column that does not exist, or an expression that does not fit the columns.
+        DataError: A file is missing or damaged, a value does not fit its use, or too many rows are unreadable.
+    """
+    raw_table = RawTable(raw, spec.log.files, "the log")
+    features = _request_features(spec)
+    log_features = [f for f in features if f.reads == "column" or (f.reads == "item" and spec.item is None)]
+    expressions = _expressions(spec)
+    side_columns = _side_columns(spec, raw_table)
+    for column, used_by in (
+        (spec.log.user, "log.user"),
+        (spec.log.item, "log.item"),
+        *([] if spec.log.time is None else [(spec.log.time, "log.time")]),
+        *((f.source, f"feature '{f.name}'") for f in log_features),
+    ):
+        raw_table.require(column, used_by)
+    used = {name for where, sql in expressions.items() for name in columns_of(sql, where, raw_table.schema)}
+    keys = {spec.log.user, spec.log.item, *([spec.log.time] if spec.log.time else [])}
+    raw_used = keys | {f.source for f in log_features} | side_columns
+    table = raw_table.stage(used | raw_used, staging, signature=True)
+
+    typed = text_columns_as_numbers(table, used)
+    frame = table.frame.select(
+        ROW, SIGNATURE, *(pl.col(name).alias(raw_column(name)) for name in sorted(raw_used)), **typed
+    )
+    timed = frame.with_columns(
+        user=_key(table, spec.log.user), item=_key(table, spec.log.item), time=_time(table, spec)
+    ).with_columns(problem=_problem(spec.log))
+    ready = [f for f in features if f.reads != "item" or spec.item is None]
+    rows = timed.with_columns(
+        _kept(spec, table, typed).alias("keep"),
+        _extra(spec, table, typed).alias("extra"),
+        *(
+            resolve_condition(b.filter, f"behaviour '{b.name}'", table, typed).alias(event_column(b.name))
+            for b in spec.behaviours
+        ),
+        *(resolve_number(t.label, f"task '{t.name}'", table, typed).alias(label_column(t.name)) for t in spec.tasks),
+        *(_value(f, table, spec.timezone).alias(value_column(f.name)) for f in ready),
+    )
+    report, first_ms, last_ms = _check(spec, table, rows, [f for f in ready if f.reads != "time"], quarantine)
+    wanted = [
+        *(ROW, SIGNATURE, "user", "item", "time", "extra"),
+        *(event_column(b.name) for b in spec.behaviours),
+        *(label_column(t.name) for t in spec.tasks),
+        *(value_column(f.name) for f in ready),
+        *(raw_column(name) for name in sorted(side_columns)),
+    ]
+    kept = rows.filter(pl.col("problem").is_null() & pl.col("keep")).select(wanted)
+    return Log(table, kept, tuple(ready), report, first_ms, last_ms)
+
+
+def _request_features(spec: DatasetSpec) -> list[Feature]:
+    return [f for f in spec.features if f.side in ("context", "candidate")]
+
+
+def _side_columns(spec: DatasetSpec, table: RawTable) -> set[str]:
+    """Columns of the log that describe users or items, where these have no table of their own."""
+    columns = set()
+    for side, declared in (("user", spec.user), ("item", spec.item)):
+        for feature in spec.features:
+            if feature.side == side and declared is None and feature.reads == "column":
+                table.require(feature.source, f"feature '{feature.name}'")
+                columns.add(feature.source)
+    return columns
+
+
+def _expressions(spec: DatasetSpec) -> dict[str, str]:
+    found = {f"behaviour '{b.name}'": b.filter for b in spec.behaviours}
+    found |= {f"task '{t.name}'": t.label for t in spec.tasks}
+    found |= {f"split.extra '{name}'": sql for name, sql in spec.split.extra.items()}
+    return found | ({} if spec.log.keep is None else {"log.keep": spec.log.keep})
+
+
+def _key(table: StagedTable, column: str) -> pl.Expr:
+    return as_text(pl.col(raw_column(column)), table.schema[column])
+
+
+def _time(table: StagedTable, spec: DatasetSpec) -> pl.Expr:
+    """Int64 ms since 1970; the row's number if the file's order is the clock."""
+    if spec.log.time is None:
+        return pl.col(ROW)
+    raw, dtype = pl.col(raw_column(spec.log.time)), table.schema[spec.log.time]
+    if dtype.is_temporal():
+        return as_time_ms(raw, dtype, spec.timezone)
+    if spec.log.time_unit == "text":
+        return text_as_time_ms(raw.cast(pl.String), spec.timezone)
+    factor = _EPOCH_FACTOR[spec.log.time_unit]
+    whole = raw.cast(pl.Int64, strict=False)
+    number = (raw.cast(pl.Float64, strict=False) * factor).round().cast(pl.Int64, strict=False)
+    if dtype.is_float():
+        return number
+    scaled = whole // 1000 if factor < 1 else whole * int(factor)
+    return pl.coalesce(scaled, number)
+
+
+def _problem(log: LogTable) -> pl.Expr:
+    time = "" if log.time is None else f"no readable {log.time}"
+    return (
+        pl.when(pl.col("user").is_null())
+        .then(pl.lit(f"no {log.user}"))
+        .when(pl.col("item").is_null())
+        .then(pl.lit(f"no {log.item}"))
+        .when(pl.col("time").is_null())
+        .then(pl.lit(time))
+    )
+
+
+def _kept(spec: DatasetSpec, table: StagedTable, typed: dict[str, pl.Expr]) -> pl.Expr:
+    return pl.lit(True) if spec.log.keep is None else resolve_condition(spec.log.keep, "log.keep", table, typed)
+
+
+def _extra(spec: DatasetSpec, table: StagedTable, typed: dict[str, pl.Expr]) -> pl.Expr:
+    code = pl.lit(0, dtype=pl.Int8)
+    for index, (name, sql) in reversed(list(enumerate(spec.split.extra.items()))):
+        condition = resolve_condition(sql, f"split.extra '{name}'", table, typed)
+        code = pl.when(condition).then(pl.lit(index + 1, dtype=pl.Int8)).otherwise(code)
+    return code
+
+
+def _raw(feature: Feature, table: StagedTable) -> tuple[pl.Expr, pl.DataType]:
+    if feature.reads == "time":
+        return pl.lit(None), pl.Null()
+    return pl.col(raw_column(feature.source)), table.schema[feature.source]
+
+
+def _value(feature: Feature, table: StagedTable, timezone: str) -> pl.Expr:
+    return feature.read(*_raw(feature, table), Clock(pl.col("time"), timezone))
+
+
+def _check(
+    spec: DatasetSpec, table: StagedTable, rows: pl.LazyFrame, features: list[Feature], quarantine: Path
+) -> tuple[LogReport, int, int]:
+    """Count what is wrong in one pass, and stop at what cannot go on."""
+    readable, clock = pl.col("problem").is_null(), Clock(pl.col("time"), spec.timezone)
+    kept = readable & pl.col("keep")
+    wrong_label = {
+        t: kept & pl.col(label_column(t.name)).is_not_null() & ~pl.col(label_column(t.name)).is_in([0.0, 1.0])
+        for t in spec.tasks
+        if t.kind == "binary"
+    }
+    wrong_value = {f: kept & f.unreadable(*_raw(f, table), clock) for f in features}
+    problems = [f"no {spec.log.user}", f"no {spec.log.item}", f"no readable {spec.log.time}"]
+    found: dict[str, Any] = (
+        rows.select(
+            pl.len().alias("rows"),
+            kept.sum().alias("kept"),
+            (readable & ~pl.col("keep")).sum().alias("not kept"),
+            pl.col("time").filter(kept).min().alias("first"),
+            pl.col("time").filter(kept).max().alias("last"),
+            *((pl.col("problem") == problem).sum().alias(f"problem {problem}") for problem in problems),
+            *(wrong.any().alias(f"task {t.name}") for t, wrong in wrong_label.items()),
+            *(wrong.any().alias(f"feature {f.name}") for f, wrong in wrong_value.items()),
+        )
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
+    dropped = {problem: found[f"problem {problem}"] for problem in problems if found[f"problem {problem}"]}
+    if dropped:
+        _set_aside(spec, table, rows, sum(dropped.values()) / found["rows"], quarantine)
+    for task, wrong in wrong_label.items():
+        if found[f"task {task.name}"]:
+            row, value = _first(rows, wrong, label_column(task.name))
+            raise DataError(
+                f"{table.where(row)}: label '{task.name}' ({task.label}) is {value:g}, wanted 0 or 1; declare the task as "
+                "regression or map it, such as 'rating >= 4'"
+            )
+    for feature, wrong in wrong_value.items():
+        if found[f"feature {feature.name}"]:
+            row, value = _first(rows, wrong, raw_column(feature.source))
+            raise DataError(f"{table.where(row)}: column '{feature.source}' {feature.complaint(value)}")
+    if spec.log.keep is not None:
+        dropped["not kept"] = found["not kept"]
+    if not found["kept"]:
+        raise DataError(
+            f"{table.files[0]}: no row is left of {found['rows']}{_reasons(dropped)}; check log.keep and keys"
+        )
+    report = LogReport(rows_read=found["rows"], dropped=dropped)
+    return report, found["first"], found["last"]
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return f" ({', '.join(f'{reason}: {count}' for reason, count in dropped.items())})" if dropped else ""
+
+
+def _first(rows: pl.LazyFrame, wrong: pl.Expr, column: str) -> tuple[int, Any]:
+    first = rows.filter(wrong).select(ROW, column).head(1).collect(engine="streaming")
+    row, value = first.row(0)
+    return row, value.to_list() if isinstance(value, pl.Series) else value
+
+
+def _set_aside(spec: DatasetSpec, table: StagedTable, rows: pl.LazyFrame, share: float, quarantine: Path) -> None:
+    names = [n for n in table.schema if n in {spec.log.user, spec.log.item, spec.log.time}]
+    bad = rows.filter(pl.col("problem").is_not_null()).head(_SAMPLE)
+    sample = bad.select(ROW, "problem", *(raw_column(name) for name in names)).collect(engine="streaming")
+    if share > spec.log.max_bad_fraction:
+        row, problem = sample.row(0)[:2]
+        raise DataError(
+            f"{table.where(row)}: {problem}, as in {share:.1%} of the rows; wanted at most "
+            f"{spec.log.max_bad_fraction:.1%} (log.max_bad_fraction); mend them or check the columns that log names"
+        )
+    places = [table.where(row, short=True) for row in sample[ROW]]
+    sample.select(
+        pl.Series("where", places, dtype=pl.String),
+        pl.col("problem"),
+        *(pl.col(raw_column(name)).cast(pl.String).alias(name) for name in names),
+    ).write_parquet(quarantine)
