@@ -1,3 +1,28 @@
 """INFNet: a task-aware information flow network, as a complete ranking system."""
 
 __version__ = "0.1.0"
+
+from infnet.api import evaluate, prepare, train
+from infnet.data.dataset import Dataset
+from infnet.data.sources.known import known_spec
+from infnet.errors import InfnetError, InputError
+from infnet.models import INFNetConfig, build_model
+from infnet.schema import DatasetSpec, load_spec
+from infnet.training.config import TrainConfig
+from infnet.training.run import Run
+
+__all__ = [
+    "Dataset",
+    "DatasetSpec",
+    "INFNetConfig",
+    "InfnetError",
+    "InputError",
+    "Run",
+    "TrainConfig",
+    "build_model",
+    "evaluate",
+    "known_spec",
+    "load_spec",
+    "prepare",
+    "train",
+]

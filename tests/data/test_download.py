@@ -13,6 +13,7 @@ import pytest
 
 from infnet.data.catalog import Archive, KnownDataset, known_dataset, known_datasets
 from infnet.data.download import DownloadError, download_dataset
+from infnet.data.sources.known import known_spec
 from infnet.errors import SpecError
 
 LOG = np.random.default_rng(0).bytes(700_000)  # does not compress, so transfers have something to cut
@@ -281,8 +282,9 @@ def test_tenrec_comes_with_steps_instead_of_a_download(tmp_path):
         download_dataset(known_dataset("synthetic"), tmp_path)
 
 
-def test_known_datasets_have_what_their_way_needs():
+def test_known_datasets_have_a_spec_and_what_their_way_needs():
     for dataset in known_datasets():
+        assert known_spec(dataset.name).name == dataset.name
         assert (dataset.archive is not None) == (dataset.how == "download")
         assert (dataset.page is not None and dataset.file != "") == (dataset.how == "form")
         if dataset.archive is not None:

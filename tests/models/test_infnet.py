@@ -95,6 +95,16 @@ def test_equals_the_equations_in_single_precision(config):
     assert_close(model(batch), written_out(model, batch), rtol=1e-5, atol=1e-5)
 
 
+def test_bfloat16_autocast_stays_close():
+    layout = make_layout(user=5, item=6, lengths=(9, 4, 6))
+    model, batch = model_of(layout, INFNetConfig(), dtype=torch.float32), make_batch(layout, 4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(batch)
+    rounded.float().sum().backward()
+    assert_close(rounded.float(), model(batch), rtol=0.1, atol=0.1)
+    assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
+
+
 def test_candidates_of_one_request_score_as_single_rows():
     layout = make_layout(tags=True, dense=True, gap=True)
     model, batch = model_of(layout, INFNetConfig()), in_dtype(make_batch(layout, 3, 4), torch.float64)

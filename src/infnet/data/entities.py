@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from infnet.data.log import Log, raw_column
-from infnet.data.sources.files import ROW, RawTable, StagedTable
+from infnet.data.log import Log, check_readable, raw_column
+from infnet.data.sources.files import ROW, SIGNATURE, RawTable, StagedTable
 from infnet.errors import DataError, SpecError, did_you_mean
 from infnet.features import Clock, Feature, as_text
 from infnet.schema import DatasetSpec, SideTable
@@ -96,6 +96,7 @@ def read_side(spec: DatasetSpec, side: EntitySide, raw: Path, staging: Path, log
                 f"{did_you_mean(feature.source, known)} ({files})"
             )
         homes[feature.name] = home
+        check_readable(feature, tables[home].schema[feature.source])
     parts = []
     for index, table in enumerate(tables):
         table.require(declared.key, f"{side}.key")
@@ -113,6 +114,8 @@ def _from_log(
 ) -> tuple[SidePart, ...]:
     """What the log says of each entity in its first row that says anything."""
     columns = sorted({f.source for f in features})
+    for feature in features:
+        check_readable(feature, log.table.schema[feature.source])
     first = [
         pl.col(raw_column(name)).min_by(pl.when(pl.col(raw_column(name)).is_not_null()).then(pl.col(ROW))).alias(name)
         for name in columns
@@ -144,16 +147,16 @@ def _check_part(part: SidePart, features: Sequence[Feature], timezone: str) -> N
             first = table.frame.filter(expr).select(ROW, feature.source).head(1).collect(engine="streaming")
             row, value = first.row(0)
             raise DataError(f"{table.where(row)}: column '{feature.source}' {feature.complaint(value)}")
-    if "_signature" in table.frame.collect_schema():
+    if SIGNATURE in table.frame.collect_schema():
         _check_unique(part, key)
 
 
 def _check_unique(part: SidePart, key: pl.Expr) -> None:
     """A key may stand twice only if the rows are equal."""
-    rows = part.table.frame.select(ROW, "_signature", key=key)
+    rows = part.table.frame.select(ROW, SIGNATURE, key=key)
     differing = (
         rows.group_by("key")
-        .agg(pl.len(), pl.col("_signature").min().alias("low"), pl.col("_signature").max().alias("high"))
+        .agg(pl.len(), pl.col(SIGNATURE).min().alias("low"), pl.col(SIGNATURE).max().alias("high"))
         .filter(pl.col("low") != pl.col("high"))
         .select("key")
     )
@@ -161,8 +164,8 @@ def _check_unique(part: SidePart, key: pl.Expr) -> None:
     if again.height:
         same = again.filter(pl.col("key") == again["key"][0])
         raise DataError(
-            f"{part.table.where(same[ROW][1])}: {part.key} {same['key'][0]} stands there again with other values than in "
-            f"{part.table.where(same[ROW][0], short=True)}; keep one row per key"
+            f"{part.table.where(same[ROW][1])}: {part.key} {same['key'][0]} stands there again with other values "
+            f"than in {part.table.where(same[ROW][0], short=True)}; keep one row per key"
         )
 
 

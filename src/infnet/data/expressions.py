@@ -80,7 +80,10 @@ def resolve_condition(sql: str, where: str, table: StagedTable, typed: dict[str,
 
 
 def resolve_number(sql: str, where: str, table: StagedTable, typed: dict[str, pl.Expr]) -> pl.Expr:
-    """A Float64 expression over the typed columns; null, NaN and infinities are missing. Errors as for :func:`resolve_condition`."""
+    """A Float64 expression over the typed columns; null, NaN and infinities are missing.
+
+    Raises as :func:`resolve_condition` does.
+    """
     expr, dtype = _resolve(sql, where, table, typed)
     if not (dtype == pl.Boolean or dtype.is_numeric() or dtype == pl.Null):
         raise _misfit(sql, where, table, typed, f"gives {dtype}, wanted a number")

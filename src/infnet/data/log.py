@@ -11,11 +11,11 @@ import polars as pl
 from infnet.data.expressions import columns_of, resolve_condition, resolve_number, text_columns_as_numbers
 from infnet.data.report import LogReport
 from infnet.data.sources.files import ROW, SIGNATURE, RawTable, StagedTable
-from infnet.errors import DataError
+from infnet.errors import DataError, SpecError
 from infnet.features import Clock, Feature, as_text, as_time_ms, text_as_time_ms
 from infnet.schema import DatasetSpec, LogTable
 
-__all__ = ["Log", "event_column", "label_column", "raw_column", "read_log", "value_column"]
+__all__ = ["Log", "check_readable", "event_column", "label_column", "raw_column", "read_log", "value_column"]
 
 _SAMPLE = 1000
 _EPOCH_FACTOR = {"s": 1000.0, "ms": 1.0, "us": 0.001}
@@ -66,6 +66,9 @@ def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> L
     raw_table = RawTable(raw, spec.log.files, "the log")
     features = _request_features(spec)
     log_features = [f for f in features if f.reads == "column" or (f.reads == "item" and spec.item is None)]
+    for feature in features:
+        if spec.log.time is None and feature.reads in ("time", "item"):
+            raise SpecError(f"feature '{feature.name}' of kind {feature.kind} reads the clock, but log.time is null")
     expressions = _expressions(spec)
     side_columns = _side_columns(spec, raw_table)
     for column, used_by in (
@@ -75,6 +78,8 @@ def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> L
         *((f.source, f"feature '{f.name}'") for f in log_features),
     ):
         raw_table.require(column, used_by)
+    for feature in log_features:
+        check_readable(feature, raw_table.schema[feature.source])
     used = {name for where, sql in expressions.items() for name in columns_of(sql, where, raw_table.schema)}
     keys = {spec.log.user, spec.log.item, *([spec.log.time] if spec.log.time else [])}
     raw_used = keys | {f.source for f in log_features} | side_columns
@@ -84,11 +89,10 @@ def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> L
     frame = table.frame.select(
         ROW, SIGNATURE, *(pl.col(name).alias(raw_column(name)) for name in sorted(raw_used)), **typed
     )
-    timed = frame.with_columns(
-        user=_key(table, spec.log.user), item=_key(table, spec.log.item), time=_time(table, spec)
-    ).with_columns(problem=_problem(spec.log))
-    ready = [f for f in features if f.reads != "item" or spec.item is None]
-    rows = timed.with_columns(
+    # Expressions see the log's own names, so they come before columns of our making that a log may have as well.
+    resolved = frame.select(
+        *(ROW, SIGNATURE),
+        *(raw_column(name) for name in sorted(raw_used)),
         _kept(spec, table, typed).alias("keep"),
         _extra(spec, table, typed).alias("extra"),
         *(
@@ -96,6 +100,13 @@ def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> L
             for b in spec.behaviours
         ),
         *(resolve_number(t.label, f"task '{t.name}'", table, typed).alias(label_column(t.name)) for t in spec.tasks),
+        _key(table, spec.log.user).alias("user"),
+        _key(table, spec.log.item).alias("item"),
+        _time(table, spec).alias("time"),
+    )
+    ready = [f for f in features if f.reads != "item" or spec.item is None]
+    rows = resolved.with_columns(
+        _problem(spec.log).alias("problem"),
         *(_value(f, table, spec.timezone).alias(value_column(f.name)) for f in ready),
     )
     report, first_ms, last_ms = _check(spec, table, rows, [f for f in ready if f.reads != "time"], quarantine)
@@ -108,6 +119,18 @@ def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> L
     ]
     kept = rows.filter(pl.col("problem").is_null() & pl.col("keep")).select(wanted)
     return Log(table, kept, tuple(ready), report, first_ms, last_ms)
+
+
+def check_readable(feature: Feature, dtype: pl.DataType) -> None:
+    """Raise a ``SpecError`` if the feature's kind cannot read a column of this type at all."""
+    clock = Clock(pl.lit(0, dtype=pl.Int64), "UTC")
+    try:
+        pl.DataFrame(schema={"raw": dtype}).select(feature.read(pl.col("raw"), dtype, clock))
+    except pl.exceptions.PolarsError as error:
+        raise SpecError(
+            f"feature '{feature.name}': column '{feature.source}' is of type {dtype}, which kind '{feature.kind}' "
+            "cannot read; declare another kind (tags or vector for lists)"
+        ) from error
 
 
 def _request_features(spec: DatasetSpec) -> list[Feature]:
@@ -222,8 +245,8 @@ def _check(
         if found[f"task {task.name}"]:
             row, value = _first(rows, wrong, label_column(task.name))
             raise DataError(
-                f"{table.where(row)}: label '{task.name}' ({task.label}) is {value:g}, wanted 0 or 1; declare the task as "
-                "regression or map it, such as 'rating >= 4'"
+                f"{table.where(row)}: label '{task.name}' ({task.label}) is {value:g}, wanted 0 or 1; "
+                "declare the task as regression or map it, such as 'rating >= 4'"
             )
     for feature, wrong in wrong_value.items():
         if found[f"feature {feature.name}"]:

@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import yaml
-from numpy.typing import NDArray
 
 import infnet
 from infnet.data.encoders import Encoder
@@ -96,7 +93,9 @@ class _Preparation:
             if history is not None:
                 seeds = read_seeds(spec, Path(history), users, items, staging / "seeds")
         with self._stage("partition"):
-            partitions = partition_rows(spec, log, users, items, staging / "rows", self._rows_per_partition)
+            partitions = partition_rows(
+                spec, log, users, items, staging / "rows", rows_per_partition=self._rows_per_partition
+            )
             rule = SplitRule(spec.split, spec.timezone, partitions.ordinary_times)
         log.report.dropped.update(dropped_users)
         if dropped_items:
@@ -104,7 +103,14 @@ class _Preparation:
             log.report.dropped["item not in its table"] = log.report.rows_kept - partitions.num_rows
         with self._stage("rows"):
             written = write_rows(
-                spec, partitions, rule, seeds, users.num, out, staging / "values", lambda x: self._progress("rows", x)
+                spec,
+                partitions,
+                rule,
+                seeds,
+                num_users=users.num,
+                out=out,
+                staging=staging / "values",
+                progress=lambda share: self._progress("rows", share),
             )
             splits = _present_splits(spec, rule, written, out, log)
         with self._stage("fit"):

@@ -48,7 +48,7 @@ class SplitReport(_Report):
     positives: dict[str, int]
     """Rows with label 1, per binary task."""
     unknown_share: dict[str, float]
-    """Share of rows whose user or item value was never seen in training, per user and item field."""
+    """Share of rows with a value never seen in training, per field that has embedding rows."""
     history_mean: dict[str, float]
     """Events that a row sees (at most the behaviour's length), per behaviour."""
     history_empty: dict[str, float]

@@ -18,6 +18,7 @@ from infnet.data.log import Log, event_column, label_column, raw_column, value_c
 from infnet.data.seeds import Seeds
 from infnet.data.sources.files import ROW, SIGNATURE
 from infnet.data.splits import SplitRule
+from infnet.errors import DataError
 from infnet.features import Clock, Feature
 from infnet.schema import DatasetSpec
 
@@ -53,7 +54,7 @@ class Partitions:
 
 
 def partition_rows(
-    spec: DatasetSpec, log: Log, users: Entities, items: Entities, directory: Path, rows_per_partition: int
+    spec: DatasetSpec, log: Log, users: Entities, items: Entities, directory: Path, *, rows_per_partition: int
 ) -> Partitions:
     """Join the log with the entities' indices and cut it by ranges of users. Rows of unknown entities are dropped."""
     counts = log.rows.group_by(pl.col("user").alias("key")).agg(pl.len().alias("rows"))
@@ -67,7 +68,7 @@ def partition_rows(
     item_keys = items.keys
     if items.request_values is not None:
         item_keys = item_keys.join(items.request_values, on="index", how="left", maintain_order="left")
-    types = {name: dtype for name, dtype in item_keys.schema.items()}
+    types = dict(item_keys.schema)
     clock = Clock(pl.col("time"), spec.timezone)
     joined = (
         log.rows.join(cut.lazy().rename({"index": "user index"}), left_on="user", right_on="key", how="inner")
@@ -86,6 +87,10 @@ def partition_rows(
         )
     )
     joined.sink_parquet(pl.PartitionBy(directory, key="part", include_key=False), compression="lz4", mkdir=True)
+    if not directory.exists():
+        raise DataError(
+            f"{log.table.files[0]}: no row is left: every user or item of the log is missing from its table"
+        )
     partitions = Partitions(
         directory, list(ranges.select("first", "last").iter_rows()), 0, (*log.request_features, *dated)
     )
@@ -109,6 +114,7 @@ def write_rows(
     partitions: Partitions,
     rule: SplitRule,
     seeds: Seeds,
+    *,
     num_users: int,
     out: Path,
     staging: Path,

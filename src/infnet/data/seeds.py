@@ -67,14 +67,16 @@ def read_seeds(spec: DatasetSpec, path: Path, users: Entities, items: Entities, 
         raise DataError(f"{path}: does not exist; give a Parquet or CSV file with {spec.log.user} and {_TIME}")
     raw = RawTable(path.parent, [path.name], "the history file")
     raw.require(spec.log.user, "log.user")
-    raw.require(_TIME, "--history")
+    if spec.log.time is not None:
+        raw.require(_TIME, "--history")
     for index, column in seeded:
         raw.require(column, f"behaviour '{spec.behaviours[index].name}', seed")
     table = raw.stage({spec.log.user, _TIME, *(column for _, column in seeded)}, staging)
     frame = table.frame.select(
         ROW,
         key=as_text(pl.col(spec.log.user), table.schema[spec.log.user]),
-        time=pl.col(_TIME).cast(pl.Int64, strict=False),
+        # Where the log's order is the clock, its rows count from 0.
+        time=pl.lit(-1, dtype=pl.Int64) if spec.log.time is None else pl.col(_TIME).cast(pl.Int64, strict=False),
         **{f"seed {index}": _lists(table, column) for index, column in seeded},
     )
     _check_times(spec, table, frame)

@@ -49,9 +49,9 @@ class SplitRule:
             self._borders = midnight_ms(split.valid_from, timezone), midnight_ms(split.test_from, timezone)
         elif not split.per_user and not split.random:
             times = np.sort(kept_times())
-            ends = self._newest(np.array([len(times)]))
+            train_end, valid_end = (int(end[0]) for end in self._newest(np.array([len(times)])))
             # Rows at the very time of a border stay together, on its older side.
-            self._borders = int(times[ends[0][0] - 1]) + 1, int(times[ends[1][0] - 1]) + 1
+            self._borders = (times[train_end - 1] + 1, times[valid_end - 1] + 1) if len(times) else (0, 0)
 
     def codes(self, user: NDArray[np.int32], time: NDArray[np.int64], row: NDArray[np.int64], extra: Codes) -> Codes:
         """Codes (n,) of rows sorted by user and time; all rows of a user are in one call.

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from infnet.data.arrays import chunks
 from infnet.data.layout import Layout, TaskLayout
 from infnet.data.report import SplitReport
-from infnet.features import UNKNOWN
+from infnet.features import UNKNOWN, Side
 from infnet.schema import DatasetSpec
 
 __all__ = ["describe_tasks", "entity_rows", "summarise_splits"]
+
+_REQUEST_SIDES: tuple[Side, ...] = ("context", "candidate")
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -80,9 +82,12 @@ def summarise_splits(
                     seen = np.minimum(ends[part, column] - begins, behaviour.length)
                     visible[behaviour.name] += int(seen.sum())
                     empty[behaviour.name] += int((seen == 0).sum())
-        shares = {}
-        for weights, side, directory in ((users, "user", "users"), (items, "item", "items")):
-            shares |= _unknown_shares(out / directory / "ids.npy", layout, side, weights)
+        shares: dict[str, float] = {}
+        shares |= _unknown_shares(out / "users" / "ids.npy", layout, "user", users)
+        shares |= _unknown_shares(out / "items" / "ids.npy", layout, "item", items)
+        for request_side in _REQUEST_SIDES:
+            path = out / split / f"{request_side}.npy"
+            shares |= _unknown_shares(path, layout, request_side, np.ones(rows, dtype=np.int64))
         reports[split] = SplitReport(
             rows=rows,
             users=int((users > 0).sum()),
@@ -95,7 +100,7 @@ def summarise_splits(
     return reports
 
 
-def _unknown_shares(path: Path, layout: Layout, side: Any, weights: NDArray[np.int64]) -> dict[str, float]:
+def _unknown_shares(path: Path, layout: Layout, side: Side, weights: NDArray[np.int64]) -> dict[str, float]:
     columns = layout.id_columns(side)
     if not columns:
         return {}

@@ -31,9 +31,13 @@ def softmax_read(queries: Tensor, groups: Sequence[Tensor], bias: Tensor | None 
         bias: (R, 1, 1, sum of n_i) to add to the logits, such as -inf for padding; at least one finite per row.
 
     Returns:
-        What each query read (R, a, q, d), and the groups again for the next read.
+        What each query read (R, a, q, d), and the groups again for the next read; float32 under autocast.
     """
-    read, *again = _SoftmaxRead.apply(queries, bias, *groups)
+    device = queries.device.type
+    if torch.is_autocast_enabled(device):  # a softmax over hundreds of logits wants its digits
+        queries, groups = queries.float(), [group.float() for group in groups]
+    with torch.autocast(device, enabled=False):
+        read, *again = _SoftmaxRead.apply(queries, bias, *groups)
     return read, again
 
 

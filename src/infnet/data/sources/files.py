@@ -16,9 +16,9 @@ from infnet.errors import DataError, SpecError, did_you_mean
 
 __all__ = ["ROW", "SIGNATURE", "RawTable", "StagedTable", "find_files"]
 
-ROW = "_row"
+ROW = " row"
 """Added column, Int64: running number over all rows of all files, in order."""
-SIGNATURE = "_signature"
+SIGNATURE = " signature"
 """Added column, UInt64: equal for rows that are equal in every column of the file."""
 
 _CSV = (".csv", ".csv.gz")
@@ -35,7 +35,7 @@ def find_files(raw: Path, patterns: Iterable[str], what: str) -> list[Path]:
         raise DataError(f"{raw}: is no directory; give the directory that holds the raw files")
     found: list[Path] = []
     for pattern in patterns:
-        matches = sorted(path for path in raw.glob(pattern) if path.is_file())
+        matches = sorted(path for path in raw.glob(pattern) if path.is_file() and not _is_hidden(path, raw))
         if not matches:
             raise DataError(
                 f"{raw}: no file matches '{pattern}' ({what}); wanted CSV (.csv, .csv.gz) or Parquet (.parquet) "
@@ -46,6 +46,11 @@ def find_files(raw: Path, patterns: Iterable[str], what: str) -> list[Path]:
         if not path.name.endswith(_CSV + _PARQUET):
             raise DataError(f"{path}: unknown file type; wanted .csv, .csv.gz or .parquet")
     return found
+
+
+def _is_hidden(path: Path, raw: Path) -> bool:
+    """Such as what this command itself is writing, if that lies below ``raw``."""
+    return any(part.startswith(".") for part in path.relative_to(raw).parts)
 
 
 def _present(raw: Path) -> str:
@@ -141,7 +146,9 @@ class RawTable:
         scan = pl.scan_csv(path, infer_schema=False, row_index_name=ROW)
         scan = scan.filter(~pl.all_horizontal(pl.col(name).is_null() for name in self.schema))  # blank lines
         try:
-            _select(scan, wanted, self.schema, signature).sink_parquet(staged, compression="lz4", statistics=False, mkdir=True)
+            _select(scan, wanted, self.schema, signature).sink_parquet(
+                staged, compression="lz4", statistics=False, mkdir=True
+            )
         except pl.exceptions.ComputeError as error:
             if "No space left" in str(error):
                 raise
