@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 
 import torch
-from infnet.data.batch import RequestBatch
-from infnet.models import INFNet
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from infnet.data.batch import RequestBatch
+from infnet.models import INFNet
 
 __all__ = ["WrittenOut"]
 
@@ -45,7 +46,7 @@ class WrittenOut(nn.Module):
         phi_cat = model.cat_proxies
         first = F.linear(C.flatten(1), torch.cat(list(phi_cat.first.weights), dim=1), phi_cat.first.bias)
         state = {
-            "cat": phi_cat.rest(first).unflatten(-1, (config.num_cat_proxies, d)),  # eq. 2
+            "cat": phi_cat.finish(first).unflatten(-1, (config.num_cat_proxies, d)),  # eq. 2
             "shared": model.shared_tokens.expand(B, -1, -1),
             "task": model.task_tokens.expand(B, -1, -1),
         }
@@ -82,10 +83,10 @@ class WrittenOut(nn.Module):
                 read = attend(block.arrows[f"{target}_from_{source}"], state[target], *tokens[source])
                 flows[target] = flows[target] + read if target in flows else read
         after = dict(state)
-        for name in flows:
+        for name, flow in flows.items():
             if name == "task":
                 continue
-            out = flows[name] + state[name] if config.proxy_residual else flows[name]
+            out = flow + state[name] if config.proxy_residual else flow
             after[name] = block.norms[name](out) if config.proxy_norm else out
         gating = state if config.gate_with == "input" else after
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from infnet.data.batch import FieldValues, RequestBatch
 from infnet.data.layout import BehaviourLayout, FieldLayout, Layout, TaskLayout, Vocabulary
 

@@ -1,6 +1,6 @@
 """Forward and backward of INFNet against its equations written out, one core, medians in one run.
 
-    python benchmarks/step_time.py
+python benchmarks/step_time.py
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from infnet.models import INFNet, INFNetConfig
-from random_shapes import random_batch, sized_layout
 from torch import nn
 
 from equations import WrittenOut
+from infnet.models import INFNet, INFNetConfig
+from random_shapes import random_batch, sized_layout
 
 
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:

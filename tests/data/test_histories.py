@@ -81,14 +81,27 @@ def slow_histories(rows, seed_rows):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rows=log_rows, seed_rows=seeds, rows_per_partition=st.sampled_from([1, 3, 1000]), suffix=st.sampled_from(["csv", "parquet"]))
+@given(
+    rows=log_rows,
+    seed_rows=seeds,
+    rows_per_partition=st.sampled_from([1, 3, 1000]),
+    suffix=st.sampled_from(["csv", "parquet"]),
+)
 def test_every_row_sees_exactly_the_strictly_earlier_events(rows, seed_rows, rows_per_partition, suffix):
     # One history row per user: of a second one with the same time, the order would be open.
     seed_rows = list({user: (user, MAY_1 + step * STEP, *lists) for user, step, *lists in seed_rows}.values())
     rows = [*rows, *ANCHORS]
     history = pl.DataFrame(
-        {name: [row[at] for row in seed_rows] for at, name in enumerate(("user", "last_time_ms", "seen_seq", "click_seq"))},
-        schema={"user": pl.Int64, "last_time_ms": pl.Int64, "seen_seq": pl.List(pl.Int64), "click_seq": pl.List(pl.Int64)},
+        {
+            name: [row[at] for row in seed_rows]
+            for at, name in enumerate(("user", "last_time_ms", "seen_seq", "click_seq"))
+        },
+        schema={
+            "user": pl.Int64,
+            "last_time_ms": pl.Int64,
+            "seen_seq": pl.List(pl.Int64),
+            "click_seq": pl.List(pl.Int64),
+        },
     )
     spec = make_spec(
         behaviours=BEHAVIOURS,
@@ -164,7 +177,11 @@ def test_repeats_are_found_where_they_are_not_neighbours():
 def test_a_user_with_seeds_alone_has_a_history_but_no_row():
     rows = LogEvents(np.array([3], np.int32), np.array([10]), np.array([1], np.int32), np.array([[True]]))
     seeds = SeedEvents(
-        np.array([2, 2], np.int32), np.array([9, 9]), np.array([5, 6], np.int32), np.zeros(2, np.int8), np.array([0, 1], np.int32)
+        np.array([2, 2], np.int32),
+        np.array([9, 9]),
+        np.array([5, 6], np.int32),
+        np.zeros(2, np.int8),
+        np.array([0, 1], np.int32),
     )
     streams = build_streams(rows, seeds)
     assert streams.users[0].tolist() == [2, 2, 3]

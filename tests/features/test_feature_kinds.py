@@ -67,7 +67,9 @@ def test_features_of_one_vocabulary_share_rows_fitted_on_their_counts_together()
         parse_feature({"kind": "category", "name": name, "side": "item", "vocabulary": "author", "min_count": 3})
         for name in ("author", "singer")
     ]
-    counts = [pl.DataFrame({"value": values, "weight": weights}) for values, weights in ((["p", "q"], [2, 2]), (["p"], [1]))]
+    counts = [
+        pl.DataFrame({"value": values, "weight": weights}) for values, weights in ((["p", "q"], [2, 2]), (["p"], [1]))
+    ]
     encoder = Encoder.build(features, {f.name: f.fit(c) for f, c in zip(features, counts, strict=True)}, "UTC")
     assert encoder.encode("author", ["p", "q"]).tolist() == encoder.encode("singer", ["p", "q"]).tolist() == [[3], [1]]
 

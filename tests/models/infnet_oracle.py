@@ -104,7 +104,7 @@ def _row(model: INFNet, batch: RequestBatch, r: int, c: int) -> Tensor:
     if has_cat:
         phi_cat = model.cat_proxies
         first = torch.cat(list(phi_cat.first.weights), dim=1) @ C.reshape(-1) + phi_cat.first.bias  # eq. 2
-        C_proxy = phi_cat.rest(first).reshape(config.num_cat_proxies, d)
+        C_proxy = phi_cat.finish(first).reshape(config.num_cat_proxies, d)
 
     present = batch.history_present[r]
     S_tokens, S_proxies, at = [], [], 0

@@ -33,6 +33,7 @@ configs = st.builds(
     num_shared_tasks=st.integers(1, 3),
     num_heads=st.sampled_from([1, 2]),
     cat_hidden=st.sampled_from([(), (6,), (6, 5)]),
+    cat_skip=st.booleans(),
     seq_hidden=st.sampled_from([(), (6,)]),
     gate_hidden=st.sampled_from([(), (6,)]),
     head_hidden=st.sampled_from([(), (6,), (6, 5)]),

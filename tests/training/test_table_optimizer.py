@@ -49,6 +49,7 @@ def test_adam_between_visits_is_that_of_sparse_adam():
     assert_close(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of torch's own Adagrad
 def test_adagrad_of_partial_batches_is_that_of_torch():
     ours, theirs = table(), table()
     lazy, other = TableOptimizer(ours, "adagrad", eps=1e-10), torch.optim.Adagrad([theirs], lr=0.1)

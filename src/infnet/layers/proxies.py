@@ -17,23 +17,42 @@ class CategoricalProxies(nn.Module):
     """C~ = phi_cat(flatten(C)) (eq. 2), its first layer once per request and once per distinct item (identity B)."""
 
     def __init__(
-        self, num_tokens: Sequence[int], width: int, num_proxies: int, hidden: Sequence[int], dropout: float = 0.0
+        self,
+        num_tokens: Sequence[int],
+        width: int,
+        num_proxies: int,
+        hidden: Sequence[int],
+        skip: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.shape = (num_proxies, width)
-        self.first = SplitLinear([n * width for n in num_tokens], hidden[0] if hidden else num_proxies * width)
-        rest = MLP(hidden[0], hidden[1:], num_proxies * width, dropout) if hidden else nn.Identity()
-        self.rest = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), rest) if hidden else rest
+        out_width = num_proxies * width
+        self.hidden_width = hidden[0] if hidden else 0
+        self.has_skip = skip or not hidden
+        first_width = self.hidden_width + (out_width if self.has_skip else 0)
+        self.first = SplitLinear([n * width for n in num_tokens], first_width)
+        self.rest = (
+            nn.Sequential(nn.ReLU(), nn.Dropout(dropout), MLP(hidden[0], hidden[1:], out_width, dropout))
+            if hidden
+            else None
+        )
 
     def forward(self, request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> Tensor:
         """Tokens of the request (R, M_r, d), of distinct items (J, M_i, d), of each candidate (R, N, M_c, d)
         -> (R, N, m, d)."""
-        hidden = self.first.part(0, request.flatten(1))[:, None] + self.first.bias
-        hidden = hidden + candidates.gather(self.first.part(1, item.flatten(1)))
+        first = self.first.part(0, request.flatten(1))[:, None] + self.first.bias
+        first = first + candidates.gather(self.first.part(1, item.flatten(1)))
         if own.shape[2]:
-            hidden = hidden + self.first.part(2, own.flatten(2))
-        out: Tensor = self.rest(hidden)
-        return out.unflatten(-1, self.shape)
+            first = first + self.first.part(2, own.flatten(2))
+        return self.finish(first).unflatten(-1, self.shape)
+
+    def finish(self, first: Tensor) -> Tensor:
+        """The first layer's output (..., hidden and skip side by side) -> (..., m * d)."""
+        if self.rest is None:
+            return first
+        deep: Tensor = self.rest(first[..., : self.hidden_width])
+        return deep + first[..., self.hidden_width :] if self.has_skip else deep
 
 
 class SequenceProxies(nn.Module):

@@ -13,6 +13,7 @@ from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout, TaskLayout
 from infnet.errors import SpecError, did_you_mean
 from infnet.layers.embedding import EmbeddingTable
+from infnet.layers.tokens import RowProjection
 
 __all__ = ["ModelConfig", "RankingModel", "build_model", "model_names", "predictions", "register_model"]
 
@@ -24,6 +25,10 @@ class ModelConfig(BaseModel):
 
     width: int = Field(default=16, ge=1)
     """d, width of every token."""
+    embedding_width: int | None = Field(default=None, ge=1)
+    """Width of the embedding table, projected to the token width; the token width itself by default."""
+    embedding_std: float = Field(default=0.01, gt=0)
+    """Of the embedding table's initial values."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """On the hidden layers."""
 
@@ -38,12 +43,12 @@ class RankingModel(nn.Module):
     config_type: ClassVar[type[ModelConfig]] = ModelConfig
     name: ClassVar[str]
 
-    embedding: EmbeddingTable
-
     def __init__(self, layout: Layout, config: ModelConfig) -> None:
         super().__init__()
         self.layout = layout
         self.config = config
+        self.embedding = EmbeddingTable(layout.num_rows, config.embedding_width or config.width, config.embedding_std)
+        self.rows = RowProjection(self.embedding.width, config.width)
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T); for a regression task the standardised value. Padded candidates hold anything finite."""

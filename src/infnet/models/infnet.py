@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import CrossAttention, FieldTokens, HistoryTokens, TaskTokens, TokenSet, cross_attend
-from infnet.layers.embedding import EmbeddingTable
 from infnet.layers.events import EventTokens
 from infnet.layers.gate import ProxyGate
 from infnet.layers.gather import RowIndex
 from infnet.layers.heads import TaskHeads
 from infnet.layers.proxies import CategoricalProxies, SequenceProxies
-from infnet.layers.tokens import FieldTokenizer, RowProjection
+from infnet.layers.tokens import FieldTokenizer
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["INFNet", "INFNetConfig"]
@@ -32,8 +31,6 @@ __all__ = ["INFNet", "INFNetConfig"]
 class INFNetConfig(ModelConfig):
     """Settings of INFNet; the defaults are what won on validation (docs/recipe.md)."""
 
-    embedding_width: int | None = Field(default=None, ge=1)
-    """Width of the embedding tables, projected to the token width; the token width itself by default."""
     num_blocks: int = Field(default=2, ge=1)
     """N."""
     num_cat_proxies: int = Field(default=4, ge=1)
@@ -46,6 +43,8 @@ class INFNetConfig(ModelConfig):
     """Attention heads; folding holds for any number."""
     cat_hidden: tuple[int, ...] = (256,)
     """Hidden layers of phi_cat (eq. 2)."""
+    cat_skip: bool = False
+    """Add a linear map of C to phi_cat, so that a proxy can be a candidate's own embedding from the start."""
     seq_hidden: tuple[int, ...] = ()
     """Hidden layers of phi_seq (eq. 4)."""
     gate_hidden: tuple[int, ...] = ()
@@ -204,9 +203,6 @@ class INFNet(RankingModel):
     def __init__(self, layout: Layout, config: INFNetConfig) -> None:
         super().__init__(layout, config)
         d, m = config.width, config.num_cat_proxies
-        embedding_width = config.embedding_width or d
-        self.embedding = EmbeddingTable(layout.num_rows, embedding_width)
-        self.rows = RowProjection(embedding_width, d)
         self.user, self.context = FieldTokenizer(layout, "user", d), FieldTokenizer(layout, "context", d)
         self.item, self.candidate = FieldTokenizer(layout, "item", d), FieldTokenizer(layout, "candidate", d)
         self.events = EventTokens(layout, d, config.event_combine) if layout.behaviours else None
@@ -214,7 +210,9 @@ class INFNet(RankingModel):
         updates, initial = _updates(config, bool(layout.behaviours))
         num_tokens = [self.user.num_tokens + self.context.num_tokens, self.item.num_tokens, self.candidate.num_tokens]
         self.cat_proxies = (
-            CategoricalProxies(num_tokens, d, m, config.cat_hidden, config.dropout) if "cat" in initial else None
+            CategoricalProxies(num_tokens, d, m, config.cat_hidden, config.cat_skip, config.dropout)
+            if "cat" in initial
+            else None
         )
         self.seq_proxies = (
             SequenceProxies(len(layout.behaviours), d, config.num_seq_proxies, config.seq_hidden)

@@ -8,16 +8,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
-from infnet.layers.embedding import EmbeddingTable
 from infnet.layers.events import EventTokens
 from infnet.layers.heads import TaskHeads
 from infnet.layers.mlp import SplitLinear
-from infnet.layers.tokens import FieldTokenizer, RowProjection, gather_rows
+from infnet.layers.tokens import FieldTokenizer, gather_rows
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["SharedBottom", "SharedBottomConfig"]
@@ -26,8 +24,6 @@ __all__ = ["SharedBottom", "SharedBottomConfig"]
 class SharedBottomConfig(ModelConfig):
     """Settings of Shared-Bottom."""
 
-    embedding_width: int | None = Field(default=None, ge=1)
-    """Width of the embedding tables; the token width by default."""
     hidden: tuple[int, ...] = (256, 128)
     """Layers that all tasks share."""
     head_hidden: tuple[int, ...] = (64,)
@@ -44,9 +40,6 @@ class SharedBottom(RankingModel):
     def __init__(self, layout: Layout, config: SharedBottomConfig) -> None:
         super().__init__(layout, config)
         d = config.width
-        embedding_width = config.embedding_width or d
-        self.embedding = EmbeddingTable(layout.num_rows, embedding_width)
-        self.rows = RowProjection(embedding_width, d)
         self.user, self.context = FieldTokenizer(layout, "user", d), FieldTokenizer(layout, "context", d)
         self.item, self.candidate = FieldTokenizer(layout, "item", d), FieldTokenizer(layout, "candidate", d)
         self.events = EventTokens(layout, d, "sum") if layout.behaviours else None
