@@ -8,7 +8,7 @@ from infnet.data.dataset import Dataset
 from infnet.data.sessions import SessionGrouping
 from infnet.errors import DataError, SpecError, TrainingError
 from infnet.evaluation.evaluate import split_metrics
-from infnet.models import RankingModel
+from infnet.models import RankingModel, SharedBottomConfig
 from infnet.training.checkpoint import load_checkpoint
 from infnet.training.run import Run
 from infnet.training.trainer import train
@@ -216,10 +216,6 @@ def test_an_empty_split_is_named(tmp_path, evaluate, small_config):
 
 def test_the_run_keeps_every_setting_of_the_model_even_the_defaults(tmp_path, dataset, evaluate, small_config):
     run = train(dataset, small_config(epochs=1, settings={"width": 4}), tmp_path / "run", evaluate=evaluate)
-    assert Run.load(run.path).config.settings == {
-        "width": 4,
-        "dropout": 0.0,
-        "embedding_width": None,
-        "hidden": [256, 128],
-        "head_hidden": [64],
-    }
+    kept = Run.load(run.path).config.settings
+    assert kept == SharedBottomConfig(width=4).model_dump(mode="json")
+    assert set(kept) == set(SharedBottomConfig.model_fields)

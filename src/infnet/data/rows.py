@@ -24,6 +24,8 @@ from infnet.schema import DatasetSpec
 
 __all__ = ["Partitions", "WrittenRows", "partition_rows", "write_rows"]
 
+_BATCH_ROWS, _HELD_ROWS = 250_000, 2_000_000
+
 
 @dataclass(frozen=True)
 class Partitions:
@@ -86,7 +88,7 @@ def partition_rows(
             ),
         )
     )
-    joined.sink_parquet(pl.PartitionBy(directory, key="part", include_key=False), compression="lz4", mkdir=True)
+    _write_partitions(joined, directory)
     if not directory.exists():
         raise DataError(
             f"{log.table.files[0]}: no row is left: every user or item of the log is missing from its table"
@@ -96,6 +98,30 @@ def partition_rows(
     )
     num_rows = partitions.scan().select(pl.len()).collect(engine="streaming").item()
     return Partitions(directory, partitions.users, num_rows, partitions.features)
+
+
+def _write_partitions(rows: pl.LazyFrame, directory: Path) -> None:
+    """Write rows into one directory per value of ``part``, a few million at a time.
+
+    Polars' own partitioned sink holds all rows in memory until it ends.
+    """
+    held: list[pl.DataFrame] = []
+    num_held = num_flushed = 0
+    for batch in rows.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False, engine="streaming"):
+        held.append(batch)
+        num_held += batch.height
+        if num_held >= _HELD_ROWS:
+            _flush(held, directory, num_flushed)
+            held, num_held, num_flushed = [], 0, num_flushed + 1
+    _flush(held, directory, num_flushed)
+
+
+def _flush(held: list[pl.DataFrame], directory: Path, number: int) -> None:
+    if not any(batch.height for batch in held):
+        return
+    for (part,), rows in pl.concat(held).partition_by("part", include_key=False, as_dict=True).items():
+        path = directory / f"part={part}" / f"{number}.parquet"
+        rows.write_parquet(path, compression="lz4", statistics=False, mkdir=True)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.utils import deterministic as _deterministic
 
 from infnet.errors import SpecError
 from infnet.training.config import TrainConfig
+from infnet.training.memory import keep_freed_memory
 
 deterministic: Any = _deterministic  # its setting is a property of the module object, which types cannot say
 
@@ -36,6 +37,8 @@ def find_device(config: TrainConfig) -> torch.device:
 @contextmanager
 def training_environment(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Seed, threads and determinism as configured; afterwards everything is as it was, random numbers included."""
+    if device.type == "cpu":
+        keep_freed_memory()
     threads = torch.get_num_threads()
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     was_warning = torch.is_deterministic_algorithms_warn_only_enabled()
