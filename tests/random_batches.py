@@ -17,6 +17,7 @@ def make_layout(
     candidate: int = 1,
     tags: bool = False,
     dense: bool = False,
+    rich_sides: tuple[str, ...] = ("user", "item"),
     lengths: tuple[int, ...] = (5, 3),
     gap: bool = False,
     position: bool = False,
@@ -24,15 +25,15 @@ def make_layout(
     regression: bool = False,
     vocabulary: int = 20,
 ) -> Layout:
-    """A layout with so many id fields a side, and on request a tags and a dense field of user and item."""
+    """A layout with so many id fields a side, and on request a tags and a dense field of the rich sides."""
     fields: list[FieldLayout] = []
     for side, count in (("user", user), ("context", context), ("item", item), ("candidate", candidate)):
         fields += [FieldLayout(name=f"{side}{i}", side=side, storage="id", vocabulary="v") for i in range(count)]
-        if tags and side in ("user", "item"):
+        if tags and side in rich_sides:
             fields.append(FieldLayout(name=f"{side}_tags", side=side, storage="ids", width=3, vocabulary="v"))
-        if dense and side in ("user", "item"):
+        if dense and side in rich_sides:
             fields.append(FieldLayout(name=f"{side}_dense", side=side, storage="dense", width=2))
-    token_fields = ("item0", "item1") + (("item_tags",) if tags else ())
+    token_fields = ("item0", "item1") + (("item_tags",) if tags and "item" in rich_sides else ())
     return Layout(
         fields=tuple(fields),
         vocabularies=(Vocabulary(name="v", first=1, size=vocabulary),),
@@ -94,3 +95,12 @@ def make_batch(
         labels=torch.tensor(labels),
         user_index=torch.arange(R),
     )
+
+
+def as_double(batch: RequestBatch) -> RequestBatch:
+    """The same batch for a model in double precision."""
+    values = {
+        name: FieldValues(value.ids, value.dense.double()) if isinstance(value, FieldValues) else value
+        for name, value in vars(batch).items()
+    }
+    return RequestBatch(**values)

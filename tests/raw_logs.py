@@ -35,9 +35,9 @@ def make_log(rows: list[dict[str, Any]] | None = None) -> pl.DataFrame:
     """A log of three days, two users and three items, or one with the given rows."""
     if rows is None:
         rows = [
-            {"user": user, "item": 10 + (user + hour) % 3, "time_ms": MAY_1 + hour * 3_600_000, "click": hour % 2}
+            {"user": user, "item": 10 + (user + step) % 3, "time_ms": MAY_1 + step * DAY_MS // 4, "click": step % 2}
             for user in (1, 2)
-            for hour in range(0, 72, 6)
+            for step in range(12)
         ]
     return pl.DataFrame(rows)
 

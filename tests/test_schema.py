@@ -201,6 +201,11 @@ def test_a_loss_that_does_not_fit_its_task_is_refused(options, wanted):
     assert message == f"line 20: tasks.0: {wanted}"
 
 
+def test_no_task_is_called_like_the_average_over_tasks():
+    message = refusal(with_change("name: watch_time", "name: mean"))
+    assert message.startswith("line 21: tasks.1.name: task 'mean' needs another name")
+
+
 @pytest.mark.parametrize(
     ("split", "wanted"),
     [

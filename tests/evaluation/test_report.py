@@ -99,6 +99,22 @@ def test_regressions_alone_have_no_mean_auc():
     assert evaluate_predictions(predictions).as_json()["mean"] == {"auc": None, "gauc": None}
 
 
+def test_flat_metrics_have_one_average_of_both_means():
+    flat = evaluate_predictions(predictions_of()).as_flat()
+    assert flat["mean"] == pytest.approx((flat["mean_auc"] + flat["mean_gauc"]) / 2)
+    assert list(flat)[:4] == ["mean", "mean_auc", "mean_gauc", "click_auc"]
+    whole = predictions_of(50)
+    lonely = Predictions(NAMES, KINDS, whole.labels, whole.scores, np.arange(50))  # nobody has two rows: no gAUC
+    flat = evaluate_predictions(lonely).as_flat()
+    assert math.isnan(flat["mean_gauc"])
+    assert flat["mean"] == flat["mean_auc"]
+
+
+def test_flat_metrics_of_regressions_alone_have_no_mean():
+    predictions = Predictions(("revenue",), ("regression",), np.ones((2, 1)), np.ones((2, 1)), np.array([1, 2]))
+    assert list(evaluate_predictions(predictions).as_flat()) == ["revenue_r2", "revenue_mae", "revenue_rmse"]
+
+
 def test_k_names_and_sets_the_depth():
     report = evaluate_predictions(predictions_of(), k=3)
     metrics = report.as_json()["tasks"]["click"]

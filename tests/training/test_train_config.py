@@ -103,15 +103,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_only_metrics_these_tasks_have_can_be_monitored():
     layout = make_layout(tasks=3, regression=True)
-    for monitor in ("mean_auc", "mean_gauc", "t0_gauc", "t1_logloss", "watch_r2"):
+    for monitor in ("mean", "mean_auc", "mean_gauc", "t0_gauc", "t1_logloss", "watch_r2"):
         TrainConfig(monitor=monitor).check_monitor(layout)
-    for monitor in ("watch_auc", "t0_r2", "auc"):
+    for monitor in ("watch_auc", "watch_mse", "t0_r2", "auc"):
         with pytest.raises(SpecError, match=f"train.monitor: no metric '{monitor}'"):
             TrainConfig(monitor=monitor).check_monitor(layout)
     with pytest.raises(SpecError, match=r"did you mean 't0_gauc'\?"):
         TrainConfig(monitor="t0_guac").check_monitor(layout)
-
-
-def test_lower_is_better_for_errors_only():
-    better = {"mean_auc": False, "t0_gauc": False, "watch_r2": False, "t0_logloss": True, "watch_rmse": True}
-    assert {name: TrainConfig(monitor=name).lower_is_better for name in better} == better

@@ -23,7 +23,7 @@ def lines(run, kind=None):
 def script(*values):
     """An evaluation that gives these values, one after another."""
     left = list(values)
-    return lambda model, split: {"mean_auc": left.pop(0)}
+    return lambda model, split: {"mean": left.pop(0)}
 
 
 def test_training_beats_chance_and_the_run_tells_how(tmp_path, dataset, evaluate, small_config):
@@ -113,7 +113,7 @@ def test_models_are_evaluated_without_dropout_and_without_gradients(tmp_path, da
 
     def evaluate(model, split):
         seen.append((model.training, torch.is_grad_enabled(), split))
-        return {"mean_auc": 0.5}
+        return {"mean": 0.5}
 
     train(dataset, small_config(epochs=2), tmp_path / "run", evaluate=evaluate)
     assert seen == [(False, False, "valid")] * 2
@@ -191,7 +191,7 @@ def test_a_diverging_model_is_noticed_and_told_apart(tmp_path, dataset, evaluate
 
 
 def test_a_monitored_metric_that_is_undefined_stops_with_the_way_out(tmp_path, dataset, small_config):
-    with pytest.raises(TrainingError, match=r"mean_auc is no number.*train\.monitor"):
+    with pytest.raises(TrainingError, match=r"mean is no number.*train\.monitor"):
         train(dataset, small_config(), tmp_path / "run", evaluate=script(math.nan))
 
 

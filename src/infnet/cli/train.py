@@ -110,7 +110,7 @@ def _print(run: Run) -> None:
     for part in parts:
         table.add_column(part, justify="right", overflow="fold")
     prefixes = tuple(f"{part}_" for part in parts)
-    for name in dict.fromkeys(_metric_of(full, prefixes) for full in metrics):
+    for name in dict.fromkeys(_metric_of(full, prefixes) for full in metrics if full.startswith(prefixes)):
         table.add_row(name, *[_shown(metrics, f"{part}_{name}") for part in parts])
     console = Console()
     console.print(table)

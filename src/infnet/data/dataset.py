@@ -131,11 +131,19 @@ class Dataset:
         """Rows in a split."""
         return len(self.rows(split))
 
-    def num_batches(self, split: str, batch_size: int, sessions: SessionGrouping | None = None) -> int:
-        """Batches in one pass over a split."""
+    def num_batches(
+        self,
+        split: str,
+        batch_size: int,
+        sessions: SessionGrouping | None = None,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+    ) -> int:
+        """Batches in one pass over a split; of sessions, that depends a little on how the pass is shuffled."""
         if sessions is None:
             return math.ceil(self.num_rows(split) / batch_size)
-        return len(self._requests(split, sessions).batches(batch_size, None, 0))
+        return len(self._requests(split, sessions).batches(batch_size, seed, epoch))
 
     def batches(
         self,
@@ -165,7 +173,7 @@ class Dataset:
         rows = self.rows(split)
         if sessions is None:
             return Requests(np.arange(len(rows) + 1))
-        return group_sessions(rows.user, rows.time, rows.context, sessions)
+        return group_sessions(rows.user, rows.time, (rows.context, rows.context_dense), sessions)
 
     def _entities(self, name: str, num: int, id_width: int, dense_width: int) -> EntityTable:
         return EntityTable(

@@ -126,7 +126,7 @@ def check_readable(feature: Feature, dtype: pl.DataType) -> None:
     clock = Clock(pl.lit(0, dtype=pl.Int64), "UTC")
     try:
         pl.DataFrame(schema={"raw": dtype}).select(feature.read(pl.col("raw"), dtype, clock))
-    except pl.exceptions.PolarsError as error:
+    except (SpecError, pl.exceptions.PolarsError) as error:
         raise SpecError(
             f"feature '{feature.name}': column '{feature.source}' is of type {dtype}, which kind '{feature.kind}' "
             "cannot read; declare another kind (tags or vector for lists)"

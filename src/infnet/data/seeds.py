@@ -80,26 +80,27 @@ def read_seeds(spec: DatasetSpec, path: Path, users: Entities, items: Entities, 
         **{f"seed {index}": _lists(table, column) for index, column in seeded},
     )
     _check_times(spec, table, frame)
-    events = pl.concat(
-        frame.select(
-            "key",
-            "time",
-            pl.col(f"seed {index}").alias("item"),
-            pl.lit(index, dtype=pl.Int8).alias("behaviour"),
-            pl.int_ranges(pl.col(f"seed {index}").list.len(), dtype=pl.Int32).alias("order"),
+    user_keys = users.keys.lazy().rename({"index": "user"})
+    item_keys = items.keys.lazy().rename({"index": "item index"})
+    staged = []
+    for index, _ in seeded:
+        events = (
+            frame.select(
+                *("key", "time"),
+                pl.col(f"seed {index}").alias("item"),
+                pl.int_ranges(pl.col(f"seed {index}").list.len(), dtype=pl.Int32).alias("order"),
+            )
+            .filter(pl.col("item").list.len() > 0)
+            .explode("item", "order")
         )
-        .filter(pl.col("item").list.len() > 0)
-        .explode("item", "order")
-        for index, _ in seeded
-    )
-    user_keys, item_keys = users.keys.lazy(), items.keys.lazy()
-    joined = events.join(user_keys.rename({"index": "user"}), on="key", how="left").join(
-        item_keys.rename({"index": "item index"}), left_on="item", right_on="key", how="left"
-    )
-    staged = staging / "events.parquet"
-    joined.select("user", "time", pl.col("item index").alias("item"), "behaviour", "order").sink_parquet(
-        staged, compression="lz4", row_group_size=200_000, mkdir=True
-    )
+        joined = events.join(user_keys, on="key", how="left").join(
+            item_keys, left_on="item", right_on="key", how="left"
+        )
+        behaviour = pl.lit(index, dtype=pl.Int8).alias("behaviour")
+        staged.append(staging / f"events-{index}.parquet")
+        joined.select("user", "time", pl.col("item index").alias("item"), behaviour, "order").sink_parquet(
+            staged[-1], compression="lz4", row_group_size=200_000, mkdir=True
+        )
     found = pl.scan_parquet(staged)
     stranger, unknown = pl.col("user").is_null(), pl.col("user").is_not_null() & pl.col("item").is_null()
     counts = found.select(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,21 +69,22 @@ def _rows(requests: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.
 
 
 def group_sessions(
-    users: NDArray[np.int32], times: NDArray[np.int64], context: NDArray[np.int32], grouping: SessionGrouping
+    users: NDArray[np.int32], times: NDArray[np.int64], contexts: Sequence[NDArray[Any]], grouping: SessionGrouping
 ) -> Requests:
     """Cut rows, sorted by user and time, into requests.
 
     Args:
         users: (n,).
         times: (n,) ms.
-        context: (n, c) ids; rows of one request agree in all of them.
+        contexts: (n, c) each, ids and dense values; rows of one request agree in all of them.
         grouping: The pause and the size at which to cut.
     """
     if len(users) == 0:
         return Requests(np.zeros(1, dtype=np.int64))
     new = np.ones(len(users), dtype=bool)
     new[1:] = (users[1:] != users[:-1]) | (times[1:] - times[:-1] > grouping.gap_s * 1000)
-    new[1:] |= (context[1:] != context[:-1]).any(axis=1)
+    for context in contexts:
+        new[1:] |= (context[1:] != context[:-1]).any(axis=1)
     begins = np.flatnonzero(new)
     rank = np.arange(len(users)) - np.repeat(begins, np.diff(np.append(begins, len(users))))
     starts = np.flatnonzero(rank % grouping.max_candidates == 0)

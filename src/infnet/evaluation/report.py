@@ -63,9 +63,16 @@ class EvaluationReport(BaseModel):
         }
 
     def as_flat(self) -> dict[str, float]:
-        """``mean_auc``, ``click_auc`` and so on, NaN where undefined: what training watches and draws."""
-        parts = {"mean": self.mean} | {name: task.metrics for name, task in self.tasks.items()}
-        return {f"{part}_{name}": value for part, metrics in parts.items() for name, value in metrics.items()}
+        """``mean_auc``, ``click_auc`` and so on, NaN where undefined: what training watches and draws.
+
+        ``mean`` is the average of ``mean_auc`` and ``mean_gauc``, or the one of them that is defined. Without a binary
+        task there is none of the three.
+        """
+        flat = {f"{part}_{name}": v for part, task in self.tasks.items() for name, v in task.metrics.items()}
+        if not any(task.kind == "binary" for task in self.tasks.values()):
+            return flat
+        means = self.mean
+        return {"mean": mean_defined(means.values())} | {f"mean_{name}": v for name, v in means.items()} | flat
 
     def as_table(self, title: str | None = None) -> Table:
         """A line per metric, a column per task and one for the mean."""

@@ -27,6 +27,7 @@ __all__ = [
     "feature_kind",
     "feature_kinds",
     "parse_feature",
+    "require_scalar",
 ]
 
 Side = Literal["user", "context", "item", "candidate"]
@@ -140,6 +141,12 @@ class Feature(BaseModel):
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
         """Values as :meth:`read` gives them -> (n, num_columns): int32 embedding rows, or float32 if dense."""
         raise NotImplementedError(f"feature kind '{self.kind}' cannot be encoded")
+
+
+def require_scalar(dtype: pl.DataType) -> None:
+    """Raise a ``SpecError`` for lists, structs and bytes, of which Polars would only notice when it meets a value."""
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+        raise SpecError(f"type {dtype} holds no single values")
 
 
 _KINDS: dict[str, type[Feature]] = {}

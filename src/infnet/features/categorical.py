@@ -21,6 +21,7 @@ from infnet.features.base import (
     Reads,
     Storage,
     feature_kind,
+    require_scalar,
 )
 
 __all__ = ["CategoricalFeature", "CategoryFeature", "IdFeature", "TagsFeature", "as_text"]
@@ -30,7 +31,11 @@ def as_text(raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """The one spelling of a categorical value, so that 123, 123.0 and "123" agree wherever they come from.
 
     Empty text and NaN are missing.
+
+    Raises:
+        SpecError: A column of this type holds lists or the like.
     """
+    require_scalar(dtype)
     if dtype.is_integer() or dtype == pl.Boolean:
         return raw.cast(pl.String)
     text = (raw.fill_nan(None) if dtype.is_float() else raw).cast(pl.String)

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from infnet.features.base import MISSING, NUM_RESERVED, Clock, Feature, Fit, Fitted, Reads, feature_kind
+from infnet.features.base import MISSING, NUM_RESERVED, Clock, Feature, Fit, Fitted, Reads, feature_kind, require_scalar
 from infnet.features.numeric import bucket_labels, bucket_rows
 
 __all__ = ["AgeFeature", "HourFeature", "as_time_ms", "text_as_time_ms"]
@@ -45,6 +45,7 @@ def as_time_ms(raw: pl.Expr, dtype: pl.DataType, timezone: str) -> pl.Expr:
 
     Numbers are read by their size: days such as 20220410, else seconds, milliseconds or microseconds since 1970.
     """
+    require_scalar(dtype)
     if dtype == pl.Date:
         return _local_ms(raw.cast(pl.Datetime("ms")), timezone)
     if isinstance(dtype, pl.Datetime):

@@ -9,7 +9,17 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from infnet.features.base import MISSING, NUM_RESERVED, Clock, Feature, Fit, Fitted, Storage, feature_kind
+from infnet.features.base import (
+    MISSING,
+    NUM_RESERVED,
+    Clock,
+    Feature,
+    Fit,
+    Fitted,
+    Storage,
+    feature_kind,
+    require_scalar,
+)
 
 __all__ = ["NumberFeature", "ValueFeature", "VectorFeature", "bucket_labels", "bucket_rows"]
 
@@ -60,6 +70,7 @@ class NumberFeature(Feature):
 
     def read(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
         """Float64."""
+        require_scalar(dtype)
         return _number(raw)
 
     def complaint(self, raw: Any) -> str:
@@ -114,6 +125,7 @@ class ValueFeature(Feature):
 
     def read(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
         """Float64."""
+        require_scalar(dtype)
         return _number(raw)
 
     def complaint(self, raw: Any) -> str:

@@ -35,9 +35,9 @@ class GroupedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., G, in) -> (..., G, out)."""
-        flat = inputs.flatten(0, -3).transpose(0, 1)  # (G, n, in)
+        flat = inputs.reshape(-1, *inputs.shape[-2:]).transpose(0, 1)  # (G, n, in)
         out = torch.baddbmm(self.bias[:, None], flat, self.weight)
-        return out.transpose(0, 1).unflatten(0, inputs.shape[:-2])
+        return out.transpose(0, 1).reshape(*inputs.shape[:-1], out.shape[-1])
 
 
 class SplitLinear(nn.Module):

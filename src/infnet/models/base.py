@@ -29,7 +29,7 @@ class ModelConfig(BaseModel):
     """Width of the embedding table, projected to the token width; the token width itself by default."""
     embedding_std: float = Field(default=0.01, gt=0)
     """Of the embedding table's initial values."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """On the hidden layers."""
 
 

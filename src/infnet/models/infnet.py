@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
@@ -41,23 +41,23 @@ class INFNetConfig(ModelConfig):
     """N_s."""
     num_heads: int = Field(default=1, ge=1)
     """Attention heads; folding holds for any number."""
-    cat_hidden: tuple[int, ...] = (256,)
+    cat_hidden: tuple[PositiveInt, ...] = (256,)
     """Hidden layers of phi_cat (eq. 2)."""
-    cat_skip: bool = False
+    cat_skip: bool = True
     """Add a linear map of C to phi_cat, so that a proxy can be a candidate's own embedding from the start."""
-    seq_hidden: tuple[int, ...] = ()
+    seq_hidden: tuple[PositiveInt, ...] = ()
     """Hidden layers of phi_seq (eq. 4)."""
-    gate_hidden: tuple[int, ...] = ()
+    gate_hidden: tuple[PositiveInt, ...] = ()
     """Hidden layers of the gates' MLP (eq. 10)."""
-    head_hidden: tuple[int, ...] = (64,)
+    head_hidden: tuple[PositiveInt, ...] = (64,)
     """Hidden layers of each task's head (eq. 12)."""
     event_combine: Literal["sum", "concat"] = "concat"
     """How an event's item fields become one token."""
-    gate_with: Literal["input", "updated"] = "updated"
+    gate_with: Literal["input", "updated"] = "input"
     """Gate by the block's input proxies (the equations) or by the updated ones (the prose)."""
     proxy_residual: bool = True
     """C~' = C~ + (eq. 6), and so for the other proxies."""
-    token_residual: bool = True
+    token_residual: bool = False
     """X' = X + PGU(X, X~): channels are scaled by 1 + gate; for tasks T' = T + PGU(T^, T~')."""
     proxy_norm: bool = True
     """LayerNorm on the proxies, initial and updated."""
@@ -75,6 +75,7 @@ class INFNetConfig(ModelConfig):
         """The equations exactly as printed."""
         return cls(
             cat_hidden=(),
+            cat_skip=False,
             seq_hidden=(),
             gate_hidden=(),
             event_combine="sum",

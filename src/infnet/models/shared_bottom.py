@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
@@ -24,9 +25,9 @@ __all__ = ["SharedBottom", "SharedBottomConfig"]
 class SharedBottomConfig(ModelConfig):
     """Settings of Shared-Bottom."""
 
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: tuple[PositiveInt, ...] = Field(default=(256, 128), min_length=1)
     """Layers that all tasks share."""
-    head_hidden: tuple[int, ...] = (64,)
+    head_hidden: tuple[PositiveInt, ...] = (64,)
     """Layers of each task's tower."""
 
 
@@ -72,5 +73,7 @@ class SharedBottom(RankingModel):
         """Mean token of each behaviour's events: (R, F, d)."""
         sequence = events(embedded, batch)
         sums = sequence.index.sums(sequence.table, sequence.bags, sequence.num_bags)
+        if sequence.extra is not None:
+            sums = sums.index_add(0, sequence.bags, sequence.extra)
         counts = torch.bincount(sequence.bags, minlength=sequence.num_bags).clamp(min=1)
         return (sums / counts[:, None]).unflatten(0, (batch.num_requests, -1))

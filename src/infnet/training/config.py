@@ -12,16 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from infnet.data.layout import Layout
 from infnet.data.sessions import SessionGrouping
 from infnet.errors import SpecError, did_you_mean
+from infnet.training.monitor import metric_names
 from infnet.training.schedule import ScheduleKind
 from infnet.training.table_optimizer import OptimizerKind
 
 __all__ = ["TrainConfig", "load_config", "parse_config"]
-
-_METRICS = {
-    "binary": ("auc", "gauc", "logloss", "ece", "ndcg@10", "recall@10"),
-    "regression": ("r2", "rmse", "mae"),
-}
-_LOWER_IS_BETTER = ("_logloss", "_ece", "_rmse", "_mae")
 
 
 class TrainConfig(BaseModel):
@@ -70,9 +65,10 @@ class TrainConfig(BaseModel):
     """How strongly gradnorm pulls slower tasks along."""
     gradnorm_rate: float = Field(default=0.01, gt=0, lt=1)
     """Step of gradnorm's task weights."""
-    monitor: str = "mean_auc"
-    """Validation metric for early stopping and the best checkpoint: ``mean_auc``, ``mean_gauc`` or ``TASK_METRIC``
-    such as ``click_auc``, ``like_gauc``, ``click_logloss``, ``watch_time_r2``."""
+    monitor: str = "mean"
+    """Validation metric for early stopping and the best checkpoint: ``mean_auc`` and ``mean_gauc`` over the binary
+    tasks, ``mean``, the average of both, or ``TASK_METRIC`` such as ``click_auc``, ``like_gauc``, ``click_logloss``,
+    ``watch_time_r2``."""
     patience: int = Field(default=5, ge=1)
     """Evaluations without a better value after which training stops."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
@@ -110,20 +106,13 @@ class TrainConfig(BaseModel):
         """The eps in force."""
         return self.eps if self.eps is not None else (1e-10 if self.optimizer == "adagrad" else 1e-8)
 
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether a small monitored metric is a good one."""
-        return self.monitor.endswith(_LOWER_IS_BETTER)
-
     def check_monitor(self, layout: Layout) -> None:
-        """See that the monitored metric can exist for these tasks.
+        """See that the monitored metric is one of these tasks'.
 
         Raises:
-            SpecError: It cannot; the message suggests one.
+            SpecError: It is not; the message suggests one.
         """
-        known = {f"{task.name}_{metric}" for task in layout.tasks for metric in _METRICS[task.kind]}
-        if any(task.kind == "binary" for task in layout.tasks):
-            known |= {"mean_auc", "mean_gauc"}
+        known = metric_names(layout)
         if self.monitor not in known:
             raise SpecError(f"train.monitor: no metric '{self.monitor}'{did_you_mean(self.monitor, known)}")
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from infnet.data.layout import Layout
 from infnet.errors import ArtifactError
-from infnet.models.base import RankingModel
+from infnet.models.base import RankingModel, build_model
 from infnet.training.checkpoint import Checkpoint, load_checkpoint, load_parameters, save_checkpoint
+from infnet.training.config import TrainConfig
 from infnet.training.objectives import Objective
 from infnet.training.optimizers import Optimizers
 
@@ -52,6 +54,18 @@ class TrainState:
         self.device = device
         self.position = Position()
         self.sums = torch.zeros(2, len(objective.tasks) + 1, device=device)
+
+    @classmethod
+    def begin(cls, layout: Layout, config: TrainConfig, device: torch.device) -> TrainState:
+        """A fresh model of the configured kind, with all it takes to train it.
+
+        Raises:
+            SpecError: The model or one of its settings is unknown, or a value is out of range.
+        """
+        model = build_model(config.model, layout, config.settings).to(device)
+        objective = Objective(layout.tasks, config).to(device)
+        learned = ((f"objective.{name}", parameter) for name, parameter in objective.named_parameters())
+        return cls(model, Optimizers(model, config, learned), objective, device)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on with the same bits."""

@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from infnet.data.batch import RequestBatch
 from infnet.data.dataset import Dataset
 from infnet.errors import DataError, SpecError, TrainingError, did_you_mean
-from infnet.models.base import RankingModel, build_model
+from infnet.models.base import RankingModel
 from infnet.training.config import TrainConfig
 from infnet.training.environment import find_device, training_environment
 from infnet.training.journal import Journal
-from infnet.training.objectives import Objective
-from infnet.training.optimizers import Optimizers
+from infnet.training.monitor import goodness
 from infnet.training.prefetch import Prefetcher
 from infnet.training.progress import Progress, ProgressCallback
 from infnet.training.run import Run
 from infnet.training.schedule import Schedule
 from infnet.training.state import TrainState
+from infnet.training.step import Stepper
 
 __all__ = ["Evaluate", "train"]
 
@@ -68,17 +65,14 @@ def train(
     config.check_monitor(dataset.layout)
     device = find_device(config)
     with training_environment(config, device):
-        model = build_model(config.model, dataset.layout, config.settings).to(device)
-        config = config.model_copy(update={"settings": model.config.model_dump(mode="json")})
+        state = TrainState.begin(dataset.layout, config, device)
+        config = config.model_copy(update={"settings": state.model.config.model_dump(mode="json")})
         if resume and Run.exists(out):
             run = Run.load(out)
             run.check_dataset(dataset)
             run.go_on_with(config)
         else:
             run = Run.create(out, dataset, config, force=force)
-        objective = Objective(dataset.layout.tasks, config).to(device)
-        learned = ((f"objective.{name}", parameter) for name, parameter in objective.named_parameters())
-        state = TrainState(model, Optimizers(model, config, learned), objective, device)
         if run.last_path.exists():
             state.restore(run.last_path)
         _Trainer(dataset, run, state, evaluate, progress or (lambda _: None)).fit()
@@ -93,9 +87,9 @@ class _Trainer:
         self.evaluate, self.progress = evaluate, progress
         self.config = config = run.config
         self.position = state.position
-        self.num_batches = dataset.num_batches("train", config.batch_size, config.sessions)
+        self.num_batches = self._count_batches(epoch=0)
         self.schedule = Schedule(config.schedule, config.warmup_steps, config.epochs * self.num_batches)
-        self.on_cpu = state.device.type == "cpu"
+        self.stepper = Stepper(state, config, self.schedule, run.best_path)
         self.loss: float | None = None
         self.rows_per_s: float | None = None
         self.logged = (self.position.rows, self.position.train_s)
@@ -126,6 +120,7 @@ class _Trainer:
 
     def _epoch(self) -> None:
         config, at = self.config, self.position
+        self.num_batches = self._count_batches(at.epoch)
         parts = config.evaluations_per_epoch
         evaluate_after = {math.ceil(self.num_batches * part / parts) for part in range(1, parts)}
         ordered = self.dataset.batches(
@@ -135,7 +130,7 @@ class _Trainer:
         with Prefetcher(ordered, config.prefetch) as batches:
             started = time.perf_counter()
             for batch in batches:
-                self._step(batch)
+                self.stepper.step(batch)
                 now = time.perf_counter()
                 at.train_s += now - started
                 if at.step % config.log_every == 0:
@@ -152,34 +147,12 @@ class _Trainer:
         at.batch = 0
         self._evaluate()
 
-    def _step(self, batch: RequestBatch) -> None:
-        at, state = self.position, self.state
-        at.rows += int(batch.present.sum())
-        if not self.on_cpu:
-            batch = batch.to(state.device)
-        state.optimizers.zero_grad()
-        with self._autocast():
-            logits = state.model(batch)
-        loss = state.objective(state.model, logits, batch)
-        loss.total.backward()
-        norm = state.optimizers.clip()
-        state.sums[0, :-1] += loss.tasks
-        state.sums[0, -1] += loss.total.detach() + 0.0 * norm  # not finite if either is not
-        state.sums[1, :-1] += loss.observed
-        state.sums[1, -1] += 1
-        if self.on_cpu:
-            self._check_finite()  # elsewhere, looking at every step would wait for the device
-        state.optimizers.step(self.schedule.factor(at.step))
-        at.batch += 1
-        at.step += 1
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "bfloat16":
-            return torch.autocast(self.state.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+    def _count_batches(self, epoch: int) -> int:
+        config = self.config
+        return self.dataset.num_batches("train", config.batch_size, config.sessions, seed=config.seed, epoch=epoch)
 
     def _log(self) -> None:
-        self._check_finite()
+        self.stepper.check_finite()
         at, sums, names = self.position, self.state.sums, self.dataset.layout.task_names
         *losses, total = (sums[0] / sums[1]).tolist()
         sums.zero_()
@@ -210,7 +183,7 @@ class _Trainer:
         elapsed = time.perf_counter() - started
         model.train()
         value = self._monitored(metrics)
-        is_best = at.best is None or (value < at.best if config.lower_is_better else value > at.best)
+        is_best = at.best is None or goodness(config.monitor, value) > goodness(config.monitor, at.best)
         entry = {"epoch": self._epochs_done(), "metrics": metrics, "is_best": is_best, "evaluation_s": elapsed}
         self.journal.write("evaluation", at.step, entry, {f"valid/{name}": v for name, v in metrics.items()})
         at.stale += 1
@@ -236,22 +209,8 @@ class _Trainer:
         return round(self.position.epoch + self.position.batch / max(1, self.num_batches), 4)
 
     def _save(self) -> None:
-        self._check_finite()
+        self.stepper.check_finite()
         self.state.save(self.run.last_path)
-
-    def _check_finite(self) -> None:
-        sums, at = self.state.sums[0], self.position
-        if math.isfinite(sums.sum().item()):
-            return
-        bad = [n for n, s in zip(self.dataset.layout.task_names, sums.tolist(), strict=False) if not math.isfinite(s)]
-        what = f"the loss of task '{bad[0]}'" if bad else "the gradient or the model's auxiliary loss"
-        name, parameter = max(self.state.model.named_parameters(), key=lambda item: _norm(item[1]))
-        best = f"the best checkpoint so far is {self.run.best_path}" if at.best is not None else "nothing was saved"
-        raise TrainingError(
-            f"{what} is no finite number at epoch {at.epoch + 1}, batch {at.batch + 1} (learning rate "
-            f"{self.config.learning_rate * self.schedule.factor(at.step):.3g}, largest parameter {name} with norm "
-            f"{_norm(parameter):.3g}); lower train.learning_rate or set train.clip_norm=1; {best}"
-        )
 
     def _report(self, *, is_evaluating: bool = False) -> None:
         at = self.position
@@ -270,9 +229,3 @@ class _Trainer:
                 is_evaluating=is_evaluating,
             )
         )
-
-
-def _norm(parameter: torch.Tensor) -> float:
-    """NaN counts as larger than anything."""
-    norm = parameter.detach().float().norm().item()
-    return math.inf if math.isnan(norm) else norm

@@ -127,23 +127,25 @@ class RawTable:
             DataError: A file is cut short, has lines of the wrong number of fields, or cannot be read.
         """
         wanted = [name for name in self.schema if name in set(columns)]
-        scans, starts, start = [], [], 0
-        for index, path in enumerate(self.files):
-            scan = (
-                self._staged_csv(path, wanted, directory / f"{index:05d}.parquet", signature)
-                if self.is_text
-                else (_parquet(path, wanted, self.schema, signature))
-            )
-            starts.append(start)
-            scans.append(scan.with_columns(pl.col(ROW) + start))
-            last = scan.select(pl.col(ROW).max()).collect(engine="streaming").item()
-            start += 0 if last is None else last + 1
         schema = {name: self.schema[name] for name in wanted}
-        return StagedTable(self.what, tuple(self.files), tuple(starts), schema, self.is_text, pl.concat(scans))
+        paths, starts = self.files, [0]
+        if self.is_text:
+            paths = []
+            for index, path in enumerate(self.files):
+                paths.append(directory / f"{index:05d}.parquet")
+                self._stage_csv(path, wanted, paths[-1], starts[-1], signature)
+                starts.append(_after(pl.scan_parquet(paths[-1]), starts[-1]))
+            # One scan of many files, not many scans in one frame: of those, Polars holds all rows in memory.
+            frame = pl.scan_parquet(paths)
+        else:
+            for path in self.files:
+                starts.append(starts[-1] + pl.scan_parquet(path).select(pl.len()).collect().item())
+            frame = _select(pl.scan_parquet(paths, row_index_name=ROW), wanted, self.schema, signature)
+        return StagedTable(self.what, tuple(self.files), tuple(starts[:-1]), schema, self.is_text, frame)
 
-    def _staged_csv(self, path: Path, wanted: list[str], staged: Path, signature: bool) -> pl.LazyFrame:
+    def _stage_csv(self, path: Path, wanted: list[str], staged: Path, start: int, signature: bool) -> None:
         _check_lines(path, len(self.schema))
-        scan = pl.scan_csv(path, infer_schema=False, row_index_name=ROW)
+        scan = pl.scan_csv(path, infer_schema=False, row_index_name=ROW, row_index_offset=start)
         scan = scan.filter(~pl.all_horizontal(pl.col(name).is_null() for name in self.schema))  # blank lines
         try:
             _select(scan, wanted, self.schema, signature).sink_parquet(
@@ -152,12 +154,14 @@ class RawTable:
         except pl.exceptions.ComputeError as error:
             if "No space left" in str(error):
                 raise
+            _check_lines_exactly(path, len(self.schema))  # which knows the line
             raise _unreadable(path, error) from error
-        return pl.scan_parquet(staged)
 
 
-def _parquet(path: Path, wanted: list[str], schema: dict[str, pl.DataType], signature: bool) -> pl.LazyFrame:
-    return _select(pl.scan_parquet(path, row_index_name=ROW), wanted, schema, signature)
+def _after(rows: pl.LazyFrame, start: int) -> int:
+    """The running number after the last one, or ``start`` if there are no rows."""
+    last = rows.select(pl.col(ROW).max()).collect(engine="streaming").item()
+    return start if last is None else last + 1
 
 
 def _select(scan: pl.LazyFrame, wanted: list[str], schema: Iterable[str], signature: bool) -> pl.LazyFrame:
@@ -211,25 +215,35 @@ def _check_lines(path: Path, num_columns: int) -> None:
 
 
 def _check_lines_exactly(path: Path, num_columns: int) -> None:
-    with _open(path) as lines:
-        for line, found, is_last in _field_counts(lines):
-            if found > num_columns:
-                raise DataError(
-                    f"{path}, line {line}: has {found} fields where the header names {num_columns} columns; "
-                    "quote values that contain a comma"
-                )
-            if found < num_columns and is_last:
-                raise DataError(
-                    f"{path}, line {line}: ends after {found} of {num_columns} columns: the file is cut short; "
-                    "fetch or write it again"
-                )
-            if found < num_columns:
-                raise DataError(f"{path}, line {line}: has {found} of {num_columns} columns; mend or remove the line")
+    try:
+        with _open(path) as lines:
+            for line, found, is_last in _field_counts(lines):
+                if found != num_columns:
+                    raise DataError(f"{path}, line {line}: {_complaint(found, num_columns, is_last)}")
+    except csv.Error as error:
+        line = error.args[-1]
+        raise DataError(
+            f'{path}, line {line}: has a quote that is not closed; write the field as ".." and a quote inside as ""'
+        ) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _complaint(found: int, wanted: int, is_last: bool) -> str:
+    if found > wanted:
+        return f"has {found} fields where the header names {wanted} columns; quote values that contain a comma"
+    if is_last:
+        return f"ends after {found} of {wanted} columns: the file is cut short; fetch or write it again"
+    return f"has {found} of {wanted} columns; mend or remove the line"
 
 
 def _field_counts(lines: IO[str]) -> Iterator[tuple[int, int, bool]]:
-    """Line number, fields and whether it is the last, of every line that is not blank."""
-    reader = csv.reader(lines)
+    """Line number, fields and whether it is the last, of every line that is not blank.
+
+    Raises:
+        csv.Error: With the number of the line that cannot be split as its last argument.
+    """
+    reader = csv.reader(lines, strict=True)
     before: tuple[int, int] | None = None
     while True:
         begins = reader.line_num + 1
@@ -237,6 +251,8 @@ def _field_counts(lines: IO[str]) -> Iterator[tuple[int, int, bool]]:
             fields = next(reader)
         except StopIteration:
             break
+        except csv.Error as error:
+            raise csv.Error(str(error), begins) from error
         if not fields:
             continue
         if before is not None:
