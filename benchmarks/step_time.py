@@ -15,6 +15,7 @@ from torch import nn
 
 from equations import WrittenOut
 from infnet.models import INFNet, INFNetConfig
+from one_core import use_one_core
 from random_shapes import random_batch, sized_layout
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=1024)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_one_core()
     print("| M | L | d | equations, ms | folded, ms | ratio | largest relative difference |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for fields, seq_len, width in ((60, 150, 16), (89, 200, 32), (89, 200, 64)):
@@ -47,8 +48,10 @@ def main() -> None:
         batch = random_batch(layout, args.batch_size, 1)
         model = INFNet(layout, INFNetConfig(width=width))
         slow = WrittenOut(model)
+        slow.eval()  # and with it the model inside: dropout would draw anew for each
         fast_out, slow_out = model(batch), slow(batch)
         difference = ((fast_out - slow_out).abs().max() / slow_out.abs().max()).item()
+        slow.train()
         pairs = [
             (seconds(lambda m=slow, b=batch: step(m, b), 1)[0], seconds(lambda m=model, b=batch: step(m, b), 1)[0])
             for _ in range(args.repeats + 1)

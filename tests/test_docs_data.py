@@ -28,6 +28,16 @@ def test_every_kind_of_feature_and_each_of_its_options_is_described():
         assert not missing, kind
 
 
+def test_example_expressions_give_a_value_per_row():
+    (examples,) = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    numbers = ("is_click", "tab", "play_time_ms", "rating", "revenue", "price", "amount")
+    log = make_log().with_columns(*(pl.lit(2).alias(name) for name in numbers), kind=pl.lit("buy"), title=pl.lit("x"))
+    found = {text: log.select(pl.sql_expr(text).alias("value"))["value"].to_list()[0] for text in examples.splitlines()}
+    assert [value for value in found.values() if isinstance(value, bool)] == [False, False, True]
+    assert found["play_time_ms / 1000"] == 0.002
+    assert found["CASE WHEN revenue > 0 THEN 1 ELSE 0 END"] == 1
+
+
 def test_example_splits_are_splits():
     examples = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
     splits = [Split.model_validate(example["split"]) for example in examples]

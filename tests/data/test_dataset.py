@@ -8,9 +8,9 @@ import torch
 from infnet.data.dataset import Dataset
 from infnet.data.sessions import SessionGrouping
 from infnet.errors import ArtifactError
-from raw_logs import make_log, make_spec, prepare_frames
 from random_batches import make_layout
 from random_dataset import write_random_dataset
+from raw_logs import make_log, make_spec, prepare_frames
 from small_dataset import write_dataset
 
 NUM_ROWS = 203
@@ -227,7 +227,7 @@ def test_an_unknown_split_is_refused_with_the_nearest(path):
     ):
         with pytest.raises(ArtifactError, match=r"has no split 'vaild'; did you mean 'valid'\?$"):
             ask("vaild")
-    with pytest.raises(ArtifactError, match="known are: train, valid$"):
+    with pytest.raises(ArtifactError, match=r"known are: train, valid$"):
         dataset.rows("other")
 
 

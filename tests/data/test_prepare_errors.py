@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from infnet.data import partitions as partitions_module
 from infnet.data import prepare as prepare_module
-from infnet.data import rows as rows_module
 from infnet.data.arrays import ArrayWriter, filled_array
 from infnet.data.prepare import prepare
 from infnet.errors import DataError, InputError, SpecError
@@ -355,7 +355,7 @@ def test_a_disk_that_fills_up_while_polars_writes_leaves_nothing(tmp_path: Path,
     def full(*_args):
         raise pl.exceptions.ComputeError("No space left on device (os error 28)")
 
-    monkeypatch.setattr(rows_module, "_write_partitions", full)
+    monkeypatch.setattr(partitions_module, "_write_partitions", full)
     assert "out: the disk is full" in message(DataError, make_spec(), tmp_path, {"log.csv": make_log()})
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -92,7 +94,7 @@ def test_every_request_is_in_one_batch_whole_and_no_batch_has_too_many_rows(size
 @given(sizes=sizes, batch_size=st.integers(1, 12))
 def test_a_batch_takes_all_requests_that_still_fit(sizes, batch_size):
     batches = make_requests(sizes).batches(batch_size, None, 0)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in itertools.pairwise(batches):
         assert (batch >= 0).sum() + len(requests_of(following)[0]) > batch_size
 
 

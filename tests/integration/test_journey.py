@@ -26,10 +26,9 @@ ROOT = Path(__file__).parents[2]
 SMALL_MODEL = ("--set", "model.width=4", "--set", "train.batch_size=256", "--set", "train.tensorboard=false")
 
 
-def run_process(*arguments, cwd, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "infnet", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, **options
-    )
+def run_process(*arguments, cwd):
+    command = [sys.executable, "-m", "infnet", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     out = capsys.readouterr().out
-    assert "rich.table" not in out
+    assert re.search(r"logloss .*\d\.\d{4}", out)
     assert infnet.Run.load("run").config.epochs == 2
 
 
@@ -142,12 +141,13 @@ def test_the_commands_and_the_spec_of_the_readme_are_valid(name):
 def test_ctrl_c_stops_training_with_130_and_the_run_goes_on_later(journey, run, tmp_path):
     home, _ = journey
     arguments = ("train", home / "prepared", "--out", tmp_path / "run", *SMALL_MODEL, "--set", "train.patience=99999")
+    # Whoever runs the tests in the background may have had Ctrl-C ignored for all of them.
+    code = "import signal, infnet.cli; signal.signal(signal.SIGINT, signal.default_int_handler); infnet.cli.main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "infnet", *map(str, arguments), "--epochs", "99999"],
+        [sys.executable, "-c", code, *map(str, arguments), "--epochs", "99999"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "last.safetensors").exists() and time.monotonic() < deadline:
@@ -263,7 +263,10 @@ def test_bad_input_is_refused_in_one_line_and_an_earlier_dataset_stays(raw, run,
         (("prepare", "synthetc", "--raw", ".", "--out", "x"), ["'synthetc'", "did you mean 'synthetic'?"]),
         (("prepare", "none.yaml", "--raw", ".", "--out", "x"), ["none.yaml: cannot be read"]),
         (("prepare", "synthetic", "--raw", "none", "--out", "x"), ["none: is no directory"]),
-        (("prepare", "synthetic", "--raw", ".", "--out", "x", "--valid-from", "2022-05-05"), ["--test-from is missing"]),
+        (
+            ("prepare", "synthetic", "--raw", ".", "--out", "x", "--valid-from", "2022-05-05"),
+            ["--test-from is missing"],
+        ),
         (
             ("prepare", "synthetic", "--raw", ".", "--out", "x", "--valid-from", "5 May", "--test-from", "2022-05-06"),
             ["--valid-from is '5 May'", "2022-05-05"],
@@ -281,7 +284,14 @@ def test_what_is_not_there_or_misspelt_is_refused_in_one_line(run, tmp_path, mon
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("trian",), ("train",), ("train", "data", "--out"), ("train", "d", "--out", "x", "--epoch", "3"), ("evaluate",)],
+    [
+        (),
+        ("trian",),
+        ("train",),
+        ("train", "data", "--out"),
+        ("train", "d", "--out", "x", "--epoch", "3"),
+        ("evaluate",),
+    ],
 )
 def test_bad_usage_is_exit_code_2(run, arguments):
     assert run(*arguments)[0] == 2
@@ -307,7 +317,7 @@ def test_a_run_and_a_foreign_directory_are_not_overwritten(journey, run, tmp_pat
     home, _ = journey
     before = files_below(home)
     refused(run("train", home / "prepared", "--out", home / "run"), "holds a run already", "--force")
-    refused(run("train", home / "prepared", "--out", home / "raw"), "holds no run")
+    refused(run("train", home / "prepared", "--out", home / "raw", "--force"), "holds no run")
     refused(run("prepare", "synthetic", "--raw", home / "raw", "--out", home / "run"), "give another --out")
     assert files_below(home) == before
 

@@ -10,7 +10,9 @@ from infnet.data.layout import Layout
 from infnet.layers.events import EventTokens
 
 
-def event_tokens(module: EventTokens, layout: Layout, embedded: Tensor, batch: RequestBatch) -> list[list[list[Tensor]]]:
+def event_tokens(
+    module: EventTokens, layout: Layout, embedded: Tensor, batch: RequestBatch
+) -> list[list[list[Tensor]]]:
     """Per request and behaviour the tokens (d,) of the events present, most recent first."""
     width = embedded.shape[1]
     columns, start, where = layout.id_columns("item"), 0, {}

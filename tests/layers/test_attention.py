@@ -69,7 +69,9 @@ def make_queries(levels, seed):
 
 
 @settings(max_examples=40)
-@given(levels=levels, request=st.integers(0, 3), own=st.integers(1, 3), reads=st.integers(1, 2), seed=st.integers(0, 99))
+@given(
+    levels=levels, request=st.integers(0, 3), own=st.integers(1, 3), reads=st.integers(1, 2), seed=st.integers(0, 99)
+)
 def test_fields_are_read_as_if_each_candidate_held_them_all(levels, request, own, reads, seed):
     of_request, of_candidate = randn(R, request, WIDTH, seed=seed + 50), randn(R, N, own, WIDTH, seed=seed + 51)
     tokens, queries = FieldTokens(of_request, of_candidate), make_queries(levels, seed)

@@ -60,7 +60,8 @@ def test_tags_are_averaged_wherever_their_padding_stands(rows, dtype):
     inputs = {"inputs": table, "materialize_grads": True}
     if any(r >= 0 for row in rows for r in row):
         assert_close(
-            torch.autograd.grad((found * weights).sum(), **inputs), torch.autograd.grad((wanted * weights).sum(), **inputs)
+            torch.autograd.grad((found * weights).sum(), **inputs),
+            torch.autograd.grad((wanted * weights).sum(), **inputs),
         )
 
 

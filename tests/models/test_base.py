@@ -15,7 +15,7 @@ def test_models_are_found_by_name():
     assert {"infnet", "shared_bottom"} <= set(model_names())
     assert model_names() == sorted(model_names())
     for name in model_names():
-        model = build_model(name, make_layout(), {"width": 8})
+        model = build_model(name, make_layout(), {"width": 8, "embedding_width": None})
         assert (model.name, model.config.width, model.embedding.width) == (name, 8, 8)
 
 

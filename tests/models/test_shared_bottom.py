@@ -94,9 +94,7 @@ def test_equals_the_network_written_out(layout, config, R, N, seed):
     assert_close(fast, slow, rtol=1e-9, atol=1e-9)
     parameters = [p for p in model.parameters() if p.numel()]
     weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [
-        torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)
-    ]
+    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
     for mine, plain in zip(*gradients, strict=True):
         assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)
 
@@ -120,7 +118,9 @@ def test_candidates_of_one_request_score_as_single_rows():
                 },
                 candidate_item=batch.candidate_item[r : r + 1, c : c + 1],
                 present=batch.present[r : r + 1, c : c + 1],
-                **{n: getattr(batch, n)[r : r + 1] for n in ("history", "history_present", "history_gap", "user_index")},
+                **{
+                    n: getattr(batch, n)[r : r + 1] for n in ("history", "history_present", "history_gap", "user_index")
+                },
             )
             assert_close(model(alone)[0, 0], together[r, c], rtol=1e-9, atol=1e-9)
 

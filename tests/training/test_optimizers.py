@@ -87,7 +87,7 @@ def test_weight_decay_shrinks_dense_parameters_only_and_not_task_weights(model, 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad"])
 def test_restored_optimizers_go_on_bit_by_bit(small_config, optimizer):
     layout, config = make_layout(), small_config(optimizer=optimizer)
-    settings = {"width": 4, "hidden": [8], "head_hidden": [4]}
+    settings = {"width": 4, "hidden": [8], "head_hidden": [4], "dropout": 0.0}
 
     def step(model, optimizers, seed):
         optimizers.zero_grad()

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from infnet.data.log import Log, check_readable, raw_column
+from infnet.data.log import Log, check_readable
+from infnet.data.log_columns import raw_column
 from infnet.data.sources.files import ROW, SIGNATURE, RawTable, StagedTable
 from infnet.errors import DataError, SpecError, did_you_mean
 from infnet.features import Clock, Feature, as_text

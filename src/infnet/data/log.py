@@ -4,41 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from infnet.data.expressions import columns_of, resolve_condition, resolve_number, text_columns_as_numbers
+from infnet.data.log_check import check_log, raw_values
+from infnet.data.log_columns import event_column, label_column, raw_column, value_column
 from infnet.data.report import LogReport
 from infnet.data.sources.files import ROW, SIGNATURE, RawTable, StagedTable
-from infnet.errors import DataError, SpecError
+from infnet.errors import SpecError
 from infnet.features import Clock, Feature, as_text, as_time_ms, text_as_time_ms
 from infnet.schema import DatasetSpec, LogTable
 
-__all__ = ["Log", "check_readable", "event_column", "label_column", "raw_column", "read_log", "value_column"]
+__all__ = ["Log", "check_readable", "read_log"]
 
-_SAMPLE = 1000
 _EPOCH_FACTOR = {"s": 1000.0, "ms": 1.0, "us": 0.001}
-
-
-def event_column(behaviour: str) -> str:
-    """Boolean column of :attr:`Log.rows`: the row is an event of the behaviour."""
-    return f"event {behaviour}"
-
-
-def label_column(task: str) -> str:
-    """Float64 column of :attr:`Log.rows`, null where unobserved."""
-    return f"label {task}"
-
-
-def value_column(feature: str) -> str:
-    """Column of :attr:`Log.rows`: what a context or candidate feature read."""
-    return f"value {feature}"
-
-
-def raw_column(column: str) -> str:
-    """A column of the log as it stands in the file, while expressions see typed ones under the real names."""
-    return f"raw {column}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,7 @@ def read_log(spec: DatasetSpec, raw: Path, staging: Path, quarantine: Path) -> L
         _problem(spec.log).alias("problem"),
         *(_value(f, table, spec.timezone).alias(value_column(f.name)) for f in ready),
     )
-    report, first_ms, last_ms = _check(spec, table, rows, [f for f in ready if f.reads != "time"], quarantine)
+    report, first_ms, last_ms = check_log(spec, table, rows, [f for f in ready if f.reads != "time"], quarantine)
     wanted = [
         *(ROW, SIGNATURE, "user", "item", "time", "extra"),
         *(event_column(b.name) for b in spec.behaviours),
@@ -201,90 +181,5 @@ def _extra(spec: DatasetSpec, table: StagedTable, typed: dict[str, pl.Expr]) -> 
     return code
 
 
-def _raw(feature: Feature, table: StagedTable) -> tuple[pl.Expr, pl.DataType]:
-    if feature.reads == "time":
-        return pl.lit(None), pl.Null()
-    return pl.col(raw_column(feature.source)), table.schema[feature.source]
-
-
 def _value(feature: Feature, table: StagedTable, timezone: str) -> pl.Expr:
-    return feature.read(*_raw(feature, table), Clock(pl.col("time"), timezone))
-
-
-def _check(
-    spec: DatasetSpec, table: StagedTable, rows: pl.LazyFrame, features: list[Feature], quarantine: Path
-) -> tuple[LogReport, int, int]:
-    """Count what is wrong in one pass, and stop at what cannot go on."""
-    readable, clock = pl.col("problem").is_null(), Clock(pl.col("time"), spec.timezone)
-    kept = readable & pl.col("keep")
-    wrong_label = {
-        t: kept & pl.col(label_column(t.name)).is_not_null() & ~pl.col(label_column(t.name)).is_in([0.0, 1.0])
-        for t in spec.tasks
-        if t.kind == "binary"
-    }
-    wrong_value = {f: kept & f.unreadable(*_raw(f, table), clock) for f in features}
-    problems = [f"no {spec.log.user}", f"no {spec.log.item}", f"no readable {spec.log.time}"]
-    found: dict[str, Any] = (
-        rows.select(
-            pl.len().alias("rows"),
-            kept.sum().alias("kept"),
-            (readable & ~pl.col("keep")).sum().alias("not kept"),
-            pl.col("time").filter(kept).min().alias("first"),
-            pl.col("time").filter(kept).max().alias("last"),
-            *((pl.col("problem") == problem).sum().alias(f"problem {problem}") for problem in problems),
-            *(wrong.any().alias(f"task {t.name}") for t, wrong in wrong_label.items()),
-            *(wrong.any().alias(f"feature {f.name}") for f, wrong in wrong_value.items()),
-        )
-        .collect(engine="streaming")
-        .row(0, named=True)
-    )
-    dropped = {problem: found[f"problem {problem}"] for problem in problems if found[f"problem {problem}"]}
-    if dropped:
-        _set_aside(spec, table, rows, sum(dropped.values()) / found["rows"], quarantine)
-    for task, wrong in wrong_label.items():
-        if found[f"task {task.name}"]:
-            row, value = _first(rows, wrong, label_column(task.name))
-            raise DataError(
-                f"{table.where(row)}: label '{task.name}' ({task.label}) is {value:g}, wanted 0 or 1; "
-                "declare the task as regression or map it, such as 'rating >= 4'"
-            )
-    for feature, wrong in wrong_value.items():
-        if found[f"feature {feature.name}"]:
-            row, value = _first(rows, wrong, raw_column(feature.source))
-            raise DataError(f"{table.where(row)}: column '{feature.source}' {feature.complaint(value)}")
-    if spec.log.keep is not None:
-        dropped["not kept"] = found["not kept"]
-    if not found["kept"]:
-        raise DataError(
-            f"{table.files[0]}: no row is left of {found['rows']}{_reasons(dropped)}; check log.keep and keys"
-        )
-    report = LogReport(rows_read=found["rows"], dropped=dropped)
-    return report, found["first"], found["last"]
-
-
-def _reasons(dropped: dict[str, int]) -> str:
-    return f" ({', '.join(f'{reason}: {count}' for reason, count in dropped.items())})" if dropped else ""
-
-
-def _first(rows: pl.LazyFrame, wrong: pl.Expr, column: str) -> tuple[int, Any]:
-    first = rows.filter(wrong).select(ROW, column).head(1).collect(engine="streaming")
-    row, value = first.row(0)
-    return row, value.to_list() if isinstance(value, pl.Series) else value
-
-
-def _set_aside(spec: DatasetSpec, table: StagedTable, rows: pl.LazyFrame, share: float, quarantine: Path) -> None:
-    names = [n for n in table.schema if n in {spec.log.user, spec.log.item, spec.log.time}]
-    bad = rows.filter(pl.col("problem").is_not_null()).head(_SAMPLE)
-    sample = bad.select(ROW, "problem", *(raw_column(name) for name in names)).collect(engine="streaming")
-    if share > spec.log.max_bad_fraction:
-        row, problem = sample.row(0)[:2]
-        raise DataError(
-            f"{table.where(row)}: {problem}, as in {share:.1%} of the rows; wanted at most "
-            f"{spec.log.max_bad_fraction:.1%} (log.max_bad_fraction); mend them or check the columns that log names"
-        )
-    places = [table.where(row, short=True) for row in sample[ROW]]
-    sample.select(
-        pl.Series("where", places, dtype=pl.String),
-        pl.col("problem"),
-        *(pl.col(raw_column(name)).cast(pl.String).alias(name) for name in names),
-    ).write_parquet(quarantine)
+    return feature.read(*raw_values(feature, table), Clock(pl.col("time"), timezone))

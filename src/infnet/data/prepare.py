@@ -18,8 +18,9 @@ from infnet.data.encoders import Encoder
 from infnet.data.entities import Entities, find_entities, read_side
 from infnet.data.layout import FORMAT_VERSION, BehaviourLayout, Layout, Manifest
 from infnet.data.log import Log, read_log
+from infnet.data.partitions import Partitions, partition_rows
 from infnet.data.report import PrepareReport
-from infnet.data.rows import Partitions, WrittenRows, partition_rows, write_rows
+from infnet.data.rows import WrittenRows, write_rows
 from infnet.data.seeds import Seeds, no_seeds, read_seeds
 from infnet.data.splits import SPLITS, SplitRule, day_of
 from infnet.data.summary import describe_tasks, entity_rows, summarise_splits
@@ -58,7 +59,7 @@ def prepare(
         SpecError: The spec does not fit the files' columns.
         DataError: A file or a value is not what the spec declares, a split is empty, or ``out`` cannot be written.
     """
-    with replacing(Path(out), "manifest.json") as directory:
+    with replacing(Path(out), "encoders.json") as directory:  # a run has a manifest.json, too
         return _Preparation(spec, Path(raw), directory, progress, rows_per_partition).run(history)
 
 

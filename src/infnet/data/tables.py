@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from infnet.data.arrays import ArrayWriter, chunks, filled_array
 from infnet.data.encoders import Encoder, side_features
 from infnet.data.entities import Entities, index_values
-from infnet.data.log import value_column
+from infnet.data.log_columns import value_column
 from infnet.features import Feature, Fit, Side
 
 __all__ = ["fit_entities", "fit_requests", "write_entities", "write_requests"]

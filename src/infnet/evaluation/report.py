@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from rich.console import Console
 from rich.table import Table
 
 from infnet.errors import DataError
@@ -20,6 +21,8 @@ from infnet.evaluation.predictions import Predictions
 from infnet.evaluation.regression import mae, r2, rmse
 
 __all__ = ["EvaluationReport", "TaskReport", "evaluate_predictions"]
+
+_PRINTED_WIDTH = 200
 
 
 class TaskReport(BaseModel):
@@ -75,8 +78,8 @@ class EvaluationReport(BaseModel):
         return {"mean": mean_defined(means.values())} | {f"mean_{name}": v for name, v in means.items()} | flat
 
     def as_table(self, title: str | None = None) -> Table:
-        """A line per metric, a column per task and one for the mean."""
-        table = Table(title=title)
+        """A line per metric, a column per task and one for the mean; ``print`` shows it as well as Rich."""
+        table = _Table(title=title)
         table.add_column("metric", no_wrap=True)
         for name in self.tasks:
             table.add_column(name, justify="right", overflow="fold")
@@ -89,6 +92,14 @@ class EvaluationReport(BaseModel):
             numbers = [task.counts.get(count) for task in self.tasks.values()]
             table.add_row(count.replace("_", " "), *["" if n is None else f"{n:,}" for n in numbers], "")
         return table
+
+
+class _Table(Table):
+    def __str__(self) -> str:
+        console = Console(width=_PRINTED_WIDTH)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip("\n")
 
 
 def evaluate_predictions(predictions: Predictions, k: int = 10) -> EvaluationReport:

@@ -31,6 +31,10 @@ __all__ = ["INFNet", "INFNetConfig"]
 class INFNetConfig(ModelConfig):
     """Settings of INFNet; the defaults are what won on validation (docs/recipe.md)."""
 
+    width: int = Field(default=32, ge=1)
+    """d, width of every token."""
+    embedding_width: int | None = Field(default=16, ge=1)
+    """Width of the embedding table, projected to the token width; None for the token width itself."""
     num_blocks: int = Field(default=2, ge=1)
     """N."""
     num_cat_proxies: int = Field(default=4, ge=1)
@@ -74,6 +78,9 @@ class INFNetConfig(ModelConfig):
     def paper(cls) -> INFNetConfig:
         """The equations exactly as printed."""
         return cls(
+            width=16,
+            embedding_width=None,
+            dropout=0.0,
             cat_hidden=(),
             cat_skip=False,
             seq_hidden=(),

@@ -32,17 +32,18 @@ class TrainConfig(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     """The model's own settings, checked when it is built."""
 
-    epochs: int = Field(default=20, ge=1)
-    """Passes over the training rows, unless early stopping ends the run before."""
-    batch_size: int = Field(default=4096, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the training rows, unless early stopping ends the run before. Id embeddings of interaction logs tend
+    to overfit in the second pass (docs/recipe.md)."""
+    batch_size: int = Field(default=1024, ge=1)
     """Rows per step."""
     sessions: SessionGrouping | None = None
     """Group a user's rows of one session into one request; None makes each row a request."""
     optimizer: OptimizerKind = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     """Of the dense parameters, after warm-up."""
-    embedding_learning_rate: float | None = Field(default=None, gt=0)
-    """Of the embedding table; None takes ``learning_rate``."""
+    embedding_learning_rate: float | None = Field(default=3e-3, gt=0)
+    """Of the embedding table, whose rows are updated only when a batch reads them; None takes ``learning_rate``."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of Adam's two moments."""
     eps: float | None = Field(default=None, gt=0)

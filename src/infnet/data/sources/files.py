@@ -5,13 +5,13 @@ from __future__ import annotations
 import bisect
 import csv
 import gzip
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import polars as pl
 
+from infnet.data.sources.csv_lines import check_lines, check_lines_exactly, open_text, unreadable
 from infnet.errors import DataError, SpecError, did_you_mean
 
 __all__ = ["ROW", "SIGNATURE", "RawTable", "StagedTable", "find_files"]
@@ -144,7 +144,7 @@ class RawTable:
         return StagedTable(self.what, tuple(self.files), tuple(starts[:-1]), schema, self.is_text, frame)
 
     def _stage_csv(self, path: Path, wanted: list[str], staged: Path, start: int, signature: bool) -> None:
-        _check_lines(path, len(self.schema))
+        check_lines(path, len(self.schema))
         scan = pl.scan_csv(path, infer_schema=False, row_index_name=ROW, row_index_offset=start)
         scan = scan.filter(~pl.all_horizontal(pl.col(name).is_null() for name in self.schema))  # blank lines
         try:
@@ -154,8 +154,8 @@ class RawTable:
         except pl.exceptions.ComputeError as error:
             if "No space left" in str(error):
                 raise
-            _check_lines_exactly(path, len(self.schema))  # which knows the line
-            raise _unreadable(path, error) from error
+            check_lines_exactly(path, len(self.schema))  # which knows the line
+            raise unreadable(path, error) from error
 
 
 def _after(rows: pl.LazyFrame, start: int) -> int:
@@ -171,20 +171,14 @@ def _select(scan: pl.LazyFrame, wanted: list[str], schema: Iterable[str], signat
     return scan.select(columns)
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    kind = "CSV" if path.name.endswith(_CSV) else "Parquet"
-    reason = " ".join(str(error).split("\n\n")[0].split())[:200]
-    return DataError(f"{path}: cannot be read as {kind} ({reason}); write the file again, {kind} in UTF-8")
-
-
 def _schema(path: Path) -> dict[str, pl.DataType]:
     try:
         if path.name.endswith(_PARQUET):
             return dict(pl.read_parquet_schema(path))
-        with _open(path) as lines:
+        with open_text(path) as lines:
             header = next(csv.reader(lines), [])
     except (pl.exceptions.PolarsError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, csv.Error) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its rights") from error
     if not header:
@@ -193,70 +187,3 @@ def _schema(path: Path) -> dict[str, pl.DataType]:
         if header.count(name) > 1:
             raise DataError(f"{path}, line 1: column '{name}' stands there twice; rename one")
     return dict.fromkeys(header, pl.String())
-
-
-def _open(path: Path) -> IO[str]:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _check_lines(path: Path, num_columns: int) -> None:
-    """Every line has as many fields as the header; Polars would fill up short ones in silence."""
-    line = pl.col("line")
-    fields = pl.when(line.str.contains('"', literal=True)).then(line.str.replace_all(r'"[^"]*"', "")).otherwise(line)
-    wrong = (fields.str.count_matches(",", literal=True) != num_columns - 1) & (line.str.len_bytes() > 0)
-    try:
-        suspects = pl.scan_lines(path).select(wrong.sum()).collect(engine="streaming").item()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(path, error) from error
-    if suspects:  # or fields with line breaks inside: look again, slowly and exactly
-        _check_lines_exactly(path, num_columns)
-
-
-def _check_lines_exactly(path: Path, num_columns: int) -> None:
-    try:
-        with _open(path) as lines:
-            for line, found, is_last in _field_counts(lines):
-                if found != num_columns:
-                    raise DataError(f"{path}, line {line}: {_complaint(found, num_columns, is_last)}")
-    except csv.Error as error:
-        line = error.args[-1]
-        raise DataError(
-            f'{path}, line {line}: has a quote that is not closed; write the field as ".." and a quote inside as ""'
-        ) from error
-    except (UnicodeDecodeError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _complaint(found: int, wanted: int, is_last: bool) -> str:
-    if found > wanted:
-        return f"has {found} fields where the header names {wanted} columns; quote values that contain a comma"
-    if is_last:
-        return f"ends after {found} of {wanted} columns: the file is cut short; fetch or write it again"
-    return f"has {found} of {wanted} columns; mend or remove the line"
-
-
-def _field_counts(lines: IO[str]) -> Iterator[tuple[int, int, bool]]:
-    """Line number, fields and whether it is the last, of every line that is not blank.
-
-    Raises:
-        csv.Error: With the number of the line that cannot be split as its last argument.
-    """
-    reader = csv.reader(lines, strict=True)
-    before: tuple[int, int] | None = None
-    while True:
-        begins = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise csv.Error(str(error), begins) from error
-        if not fields:
-            continue
-        if before is not None:
-            yield (*before, False)
-        before = (begins, len(fields))
-    if before is not None:
-        yield (*before, True)
