@@ -35,8 +35,7 @@ class WrittenOut(nn.Module):
         model, config = self.model, self.model.config
         R, N = batch.present.shape
         embedded = model.rows(model.embedding, batch)
-        user, context = model.user(embedded, batch.user), model.context(embedded, batch.context)
-        request = torch.cat([user, context], dim=1).repeat_interleave(N, dim=0)
+        request = model.request(embedded, batch.user, batch.context).repeat_interleave(N, dim=0)
         item = model.item(embedded, batch.item)[batch.candidate_item.long().flatten()]
         C = torch.cat([request, item, model.candidate(embedded, batch.candidate)], dim=1)  # (B, M, d)
         present = batch.history_present.repeat_interleave(N, dim=0)

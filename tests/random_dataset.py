@@ -18,11 +18,12 @@ def write_random_dataset(
     num_users: int = 6,
     num_items: int = 9,
     max_events: int = 8,
+    horizon_s: int = 10_000,
     seed: int = 0,
 ) -> Dataset:
     """One split, ``train``; the layout's last task has the number of the row as its label.
 
-    Times are whole seconds, a few hours in all; a user's history at a row is what came strictly before it. A user's
+    Times are whole seconds, ``horizon_s`` in all; a user's history at a row is what came strictly before it. A user's
     context often stays as it was in the row before.
     """
     rng = np.random.default_rng(seed)
@@ -49,13 +50,13 @@ def write_random_dataset(
         write(f"{name}/dense.npy", dense(num, side))
 
     user = np.sort(rng.integers(0, num_users, num_rows)).astype(np.int32)
-    time = rng.integers(0, 10_000, num_rows).astype(np.int64)
+    time = rng.integers(0, horizon_s, num_rows).astype(np.int64)
     time = time[np.lexsort((time, user))] * 1000
     ends = np.zeros((num_rows, len(layout.behaviours)), dtype=np.int64)
     for column, behaviour in enumerate(layout.behaviours):
         counts = rng.integers(0, max_events + 1, num_users)
         starts = np.concatenate([[0], counts.cumsum()])
-        times = [np.sort(rng.integers(-5_000, 10_000, n)) * 1000 for n in counts]
+        times = [np.sort(rng.integers(-horizon_s // 2, horizon_s, n)) * 1000 for n in counts]
         write(f"history/{behaviour.name}.starts.npy", starts.astype(np.int64))
         write(f"history/{behaviour.name}.items.npy", rng.integers(0, num_items, starts[-1], dtype=np.int32))
         write(f"history/{behaviour.name}.times.npy", np.concatenate([[0], *times])[1:].astype(np.int64))

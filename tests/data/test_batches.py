@@ -130,12 +130,13 @@ def batch_read_back(batch, layout):
     | st.builds(SessionGrouping, gap_s=st.sampled_from([60, 7200]), max_candidates=st.integers(2, 4)),
     batch_size=st.integers(1, 30),
     max_events=st.sampled_from([0, 1, 8]),
+    horizon_s=st.sampled_from([20, 10_000]),
     seed=st.integers(0, 99),
 )
-def test_a_batch_says_what_the_files_say(layout, grouping, batch_size, max_events, seed):
+def test_a_batch_says_what_the_files_say(layout, grouping, batch_size, max_events, horizon_s, seed):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
-        dataset = write_random_dataset(path, layout, num_rows=24, max_events=max_events, seed=seed)
+        dataset = write_random_dataset(path, layout, num_rows=24, max_events=max_events, horizon_s=horizon_s, seed=seed)
         for batch in dataset.batches("train", batch_size, seed=seed, sessions=grouping):
             numbers = batch.labels[..., -1].nan_to_num(-1).to(torch.int64)  # the last task's label
             assert batch_read_back(batch, layout) == batch_by_hand(path, layout, numbers.tolist())

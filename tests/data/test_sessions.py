@@ -10,10 +10,10 @@ from infnet.data.sessions import Requests, SessionGrouping, group_sessions
 
 steps = st.lists(
     st.tuples(
-        st.integers(0, 1).map(bool),  # another user
-        st.sampled_from([0, 1, 59_999, 60_000, 60_001]),  # ms since the row before
-        st.integers(0, 1),  # context id
-        st.sampled_from([0.0, 0.5]),  # context value
+        st.sampled_from([False] * 9 + [True]),  # another user
+        st.sampled_from([0, 0, 0, 1, 59_999, 60_000, 60_001]),  # ms since the row before
+        st.sampled_from([7] * 9 + [8]),  # context id
+        st.sampled_from([0.5] * 9 + [0.0]),  # context value
     ),
     max_size=40,
 )

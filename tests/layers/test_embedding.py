@@ -18,7 +18,7 @@ def test_the_gradient_is_sparse_and_holds_each_row_the_batch_touches_once():
     table, rows = EmbeddingTable(layout.num_rows, 4), RowProjection(4, 4)
     embedded = rows(table, batch)
     for side in ("user", "item"):  # many entities read the same rows
-        FieldTokenizer(layout, side, 4)(embedded, getattr(batch, side)).square().sum().backward(retain_graph=True)
+        FieldTokenizer(layout, (side,), 4)(embedded, getattr(batch, side)).square().sum().backward(retain_graph=True)
         gradient = table.weight.grad
         assert gradient.is_sparse
         assert gradient._indices()[0].tolist() == batch.rows.tolist()

@@ -143,6 +143,7 @@ def test_packing_gives_every_event_a_place_of_its_own_in_its_requests_row(length
     packed = pack_requests(request, R, chunk_size)
     assert sorted(packed.order.tolist()) == list(range(R))
     assert packed.lengths.tolist() == [lengths[r] for r in packed.order]
+    assert packed.lengths.tolist() == (sorted(lengths) if len(packed.chunks) > 1 else lengths)
     assert sum(n for n, _ in packed.chunks) == R
     assert packed.num_slots == sum(n * length for n, length in packed.chunks)
 

@@ -26,7 +26,7 @@ def test_every_field_is_one_token_made_by_its_storage(tags, dense, ids, seed):
     batch = as_double(make_batch(layout, 3, 2, seed))
     embedded = make_embedded(len(batch.rows), seed)
     for side in SIDES:
-        tokenizer, values = FieldTokenizer(layout, side, WIDTH).double(), getattr(batch, side)
+        tokenizer, values = FieldTokenizer(layout, (side,), WIDTH).double(), getattr(batch, side)
         found = tokenizer(embedded, values)
         assert tokenizer.num_tokens == len(layout.side(side)) == found.shape[1]
         assert set(tokenizer.names) == {field.name for field in layout.side(side)}
@@ -74,7 +74,7 @@ def test_gathered_rows_keep_the_shape_of_the_index():
 def test_values_of_no_entity_are_no_tokens():
     layout = make_layout(dense=True, tags=True)
     none = FieldValues(torch.zeros(0, layout.id_width("user"), dtype=torch.int32), torch.zeros(0, 2).double())
-    assert FieldTokenizer(layout, "user", WIDTH).double()(make_embedded(3), none).shape == (0, 4, WIDTH)
+    assert FieldTokenizer(layout, ("user",), WIDTH).double()(make_embedded(3), none).shape == (0, 4, WIDTH)
 
 
 @pytest.mark.parametrize(("embedding_width", "width"), [(4, 4), (3, 4), (6, 2)])

@@ -44,18 +44,21 @@ def _mean(model: INFNet, batch: RequestBatch, positions: list[int]) -> Tensor:
     return torch.stack(found).mean(0) if found else torch.zeros(model.config.width, dtype=model.task_tokens.dtype)
 
 
-def _field_tokens(model: INFNet, batch: RequestBatch, side: str, index: int) -> list[Tensor]:
-    layout, values = model.layout, getattr(batch, side)
-    tokenizer = getattr(model, side)
+def _field_tokens(model: INFNet, batch: RequestBatch, tokenizer, indices: dict[str, int]) -> list[Tensor]:
+    """Tokens of the fields of some sides; ``indices`` says which row of each side."""
+    layout = model.layout
     tokens, dense = {}, iter(tokenizer.dense)
-    for field in layout.side(side):
-        if field.storage == "dense":
-            columns = layout.dense_columns(side)[field.name]
-            linear = next(dense)
-            tokens[field.name] = linear.weight @ values.dense[index, columns].to(linear.weight.dtype) + linear.bias
-        else:
-            ids = values.ids[index, layout.id_columns(side)[field.name]].tolist()
-            tokens[field.name] = _embed(model, batch, ids[0]) if field.storage == "id" else _mean(model, batch, ids)
+    for side, index in indices.items():
+        values = getattr(batch, side)
+        for field in layout.side(side):
+            if field.storage == "dense":
+                columns = layout.dense_columns(side)[field.name]
+                linear = next(dense)
+                tokens[field.name] = linear.weight @ values.dense[index, columns].to(linear.weight.dtype) + linear.bias
+            else:
+                ids = values.ids[index, layout.id_columns(side)[field.name]].tolist()
+                is_single = field.storage == "id"
+                tokens[field.name] = _embed(model, batch, ids[0]) if is_single else _mean(model, batch, ids)
     return [tokens[name] for name in tokenizer.names]
 
 
@@ -94,10 +97,9 @@ def _row(model: INFNet, batch: RequestBatch, r: int, c: int) -> Tensor:
     config, layout = model.config, model.layout
     d = config.width
     C = torch.stack(
-        _field_tokens(model, batch, "user", r)
-        + _field_tokens(model, batch, "context", r)
-        + _field_tokens(model, batch, "item", int(batch.candidate_item[r, c]))
-        + _field_tokens(model, batch, "candidate", r * batch.num_candidates + c)
+        _field_tokens(model, batch, model.request, {"user": r, "context": r})
+        + _field_tokens(model, batch, model.item, {"item": int(batch.candidate_item[r, c])})
+        + _field_tokens(model, batch, model.candidate, {"candidate": r * batch.num_candidates + c})
     )
     has_cat, has_seq = model.cat_proxies is not None, model.seq_proxies is not None  # else nobody reads them
     C_proxy = None

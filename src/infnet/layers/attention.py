@@ -78,33 +78,34 @@ class HistoryTokens:
 
 
 class FieldTokens:
-    """Categorical tokens: request (R, M_r, d), read once per request, and candidate (R, N, M_c, d)."""
+    """Categorical tokens: request (R, M_r, d), read once per request, and groups of candidate's (R, N, M_i, d)."""
 
-    def __init__(self, request: Tensor, candidate: Tensor) -> None:
-        self.request, self.candidate = request[:, None], candidate
+    def __init__(self, request: Tensor, *candidate: Tensor) -> None:
+        self.groups = [request[:, None], *candidate]
+        self._num_requests, self._num_candidates = candidate[0].shape[:2]
 
     def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
         """Queries of one level in one call; request-level ones look at the request's tokens once (identity C)."""
-        num_requests, num_candidates = self.candidate.shape[:2]
         out: list[Tensor | None] = [None] * len(queries)
         for level in sorted({q.shape[1] for q in queries}):
             chosen = [i for i, q in enumerate(queries) if q.shape[1] == level]
-            stacked = torch.cat([queries[i].expand(num_requests, -1, -1, -1) for i in chosen], dim=2)
-            if level < num_candidates:
+            stacked = torch.cat([queries[i].expand(self._num_requests, -1, -1, -1) for i in chosen], dim=2)
+            if level < self._num_candidates:
                 read = self._read_shared(stacked)
             else:
-                read, (self.request, self.candidate) = softmax_read(stacked, [self.request, self.candidate])
+                read, self.groups = softmax_read(stacked, self.groups)
             parts = read.split([queries[i].shape[2] for i in chosen], dim=2)
             for i, part in zip(chosen, parts, strict=True):
                 out[i] = part
         return [part for part in out if part is not None]
 
     def _read_shared(self, queries: Tensor) -> Tensor:
-        """(R, 1, q, d) -> (R, N, q, d): each group read by itself, merged by its share of the softmax's mass."""
-        request_logits = queries @ self.request.mT  # (R, 1, q, M_r)
-        own_logits = queries @ self.candidate.mT  # (R, N, q, M_c)
-        on_request = request_logits.softmax(dim=-1) @ self.request
-        on_own = own_logits.softmax(dim=-1) @ self.candidate
+        """(R, 1, q, d) -> (R, N, q, d): both kinds read by themselves, merged by their shares of the softmax's mass."""
+        request, candidate = self.groups[0], torch.cat(self.groups[1:], dim=2)
+        request_logits = queries @ request.mT  # (R, 1, q, M_r)
+        own_logits = queries @ candidate.mT  # (R, N, q, M_c)
+        on_request = request_logits.softmax(dim=-1) @ request
+        on_own = own_logits.softmax(dim=-1) @ candidate
         share = (request_logits.logsumexp(dim=-1) - own_logits.logsumexp(dim=-1)).sigmoid()[..., None]
         return share * on_request + (1 - share) * on_own
 

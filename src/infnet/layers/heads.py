@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from infnet.layers.dropout import Dropout
 from infnet.layers.mlp import GroupedLinear
 
 __all__ = ["TaskHeads"]
@@ -23,7 +24,7 @@ class TaskHeads(nn.Module):
         widths = [width, *hidden, 1]
         self.own = nn.ModuleList(GroupedLinear(num_tasks, i, o) for i, o in pairwise(widths))
         self.shared = nn.Linear(shared_width, num_tasks * widths[1], bias=False) if shared_width else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, own: Tensor, shared: Tensor | None = None) -> Tensor:
         """One logit per task."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from infnet.layers.dropout import Dropout
+
 __all__ = ["MLP", "GroupedLinear", "SplitLinear"]
 
 
@@ -19,7 +21,7 @@ class MLP(nn.Sequential):
         for width in hidden:
             layers += [nn.Linear(in_width, width), nn.ReLU()]
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             in_width = width
         super().__init__(*layers, nn.Linear(in_width, out_width))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from infnet.layers.dropout import Dropout
 from infnet.layers.events import EventSequence
 from infnet.layers.gather import RowIndex
 from infnet.layers.mlp import MLP, SplitLinear
@@ -33,7 +34,7 @@ class CategoricalProxies(nn.Module):
         first_width = self.hidden_width + (out_width if self.has_skip else 0)
         self.first = SplitLinear([n * width for n in num_tokens], first_width)
         self.rest = (
-            nn.Sequential(nn.ReLU(), nn.Dropout(dropout), MLP(hidden[0], hidden[1:], out_width, dropout))
+            nn.Sequential(nn.ReLU(), Dropout(dropout), MLP(hidden[0], hidden[1:], out_width, dropout))
             if hidden
             else None
         )

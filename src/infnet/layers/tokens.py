@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -41,19 +43,33 @@ class RowProjection(nn.Module):
 
 
 class FieldTokenizer(nn.Module):
-    """Turns the fields of one side into tokens: ids embedded, tags averaged, dense values projected."""
+    """Turns the fields of one or several sides into tokens: ids embedded, tags averaged, dense values projected.
 
-    def __init__(self, layout: Layout, side: Side, width: int) -> None:
+    Several sides are embedded in one gather, so that their tokens stand side by side without a copy.
+    """
+
+    def __init__(self, layout: Layout, sides: Sequence[Side], width: int) -> None:
         super().__init__()
-        fields, columns = layout.side(side), layout.id_columns(side)
-        single = [columns[f.name].start for f in fields if f.storage == "id"]
-        self._all_single = all(f.storage == "id" for f in fields)
+        single: list[int] = []
+        self._tags: list[slice] = []
+        self._dense: list[slice] = []
+        names: dict[str, list[str]] = {"id": [], "ids": [], "dense": []}
+        ids_before = dense_before = 0
+        for side in sides:
+            for field in layout.side(side):
+                names[field.storage].append(field.name)
+            ids, dense = layout.id_columns(side), layout.dense_columns(side)
+            storage = {f.name: f.storage for f in layout.side(side)}
+            single += [ids_before + c.start for name, c in ids.items() if storage[name] == "id"]
+            self._tags += [_shifted(c, ids_before) for name, c in ids.items() if storage[name] == "ids"]
+            self._dense += [_shifted(c, dense_before) for c in dense.values()]
+            ids_before += layout.id_width(side)
+            dense_before += layout.dense_width(side)
+        self._all_single = not self._tags and not self._dense
         self.register_buffer("_single", torch.tensor(single, dtype=torch.int64), persistent=False)
         self._single: Tensor
-        self._tags = [columns[f.name] for f in fields if f.storage == "ids"]
-        self._dense = list(layout.dense_columns(side).values())
         self.dense = nn.ModuleList(nn.Linear(c.stop - c.start, width) for c in self._dense)
-        self.names = tuple(f.name for storage in ("id", "ids", "dense") for f in fields if f.storage == storage)
+        self.names = (*names["id"], *names["ids"], *names["dense"])
         """Field names in token order."""
 
     @property
@@ -61,13 +77,17 @@ class FieldTokenizer(nn.Module):
         """Tokens per entity."""
         return len(self.names)
 
-    def forward(self, embedded: Tensor, values: FieldValues) -> Tensor:
-        """Embedded rows (U, d), values of n entities -> (n, num_tokens, d)."""
+    def forward(self, embedded: Tensor, *values: FieldValues) -> Tensor:
+        """Embedded rows (U, d), each side's values of the same n entities -> (n, num_tokens, d)."""
+        ids = values[0].ids if len(values) == 1 else torch.cat([v.ids for v in values], dim=1)
         if self._all_single:
-            return gather_rows(embedded, values.ids)
-        parts = [gather_rows(embedded, values.ids[:, self._single])]
-        parts += [mean_of_present(embedded, values.ids[:, columns])[:, None] for columns in self._tags]
-        parts += [
-            linear(values.dense[:, columns])[:, None] for linear, columns in zip(self.dense, self._dense, strict=True)
-        ]
+            return gather_rows(embedded, ids)
+        dense = values[0].dense if len(values) == 1 else torch.cat([v.dense for v in values], dim=1)
+        parts = [gather_rows(embedded, ids[:, self._single])]
+        parts += [mean_of_present(embedded, ids[:, columns])[:, None] for columns in self._tags]
+        parts += [linear(dense[:, columns])[:, None] for linear, columns in zip(self.dense, self._dense, strict=True)]
         return torch.cat(parts, dim=1)
+
+
+def _shifted(columns: slice, by: int) -> slice:
+    return slice(columns.start + by, columns.stop + by)

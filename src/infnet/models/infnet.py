@@ -211,12 +211,12 @@ class INFNet(RankingModel):
     def __init__(self, layout: Layout, config: INFNetConfig) -> None:
         super().__init__(layout, config)
         d, m = config.width, config.num_cat_proxies
-        self.user, self.context = FieldTokenizer(layout, "user", d), FieldTokenizer(layout, "context", d)
-        self.item, self.candidate = FieldTokenizer(layout, "item", d), FieldTokenizer(layout, "candidate", d)
+        self.request = FieldTokenizer(layout, ("user", "context"), d)
+        self.item, self.candidate = FieldTokenizer(layout, ("item",), d), FieldTokenizer(layout, ("candidate",), d)
         self.events = EventTokens(layout, d, config.event_combine) if layout.behaviours else None
 
         updates, initial = _updates(config, bool(layout.behaviours))
-        num_tokens = [self.user.num_tokens + self.context.num_tokens, self.item.num_tokens, self.candidate.num_tokens]
+        num_tokens = [self.request.num_tokens, self.item.num_tokens, self.candidate.num_tokens]
         self.cat_proxies = (
             CategoricalProxies(num_tokens, d, m, config.cat_hidden, config.cat_skip, config.dropout)
             if "cat" in initial
@@ -245,12 +245,12 @@ class INFNet(RankingModel):
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T)."""
         embedded = self.rows(self.embedding, batch)
-        request = torch.cat([self.user(embedded, batch.user), self.context(embedded, batch.context)], dim=1)
+        request = self.request(embedded, batch.user, batch.context)
         item = self.item(embedded, batch.item)  # (J, M_i, d), gathered per candidate
         candidates = RowIndex(batch.candidate_item, item.shape[0])
         candidate = candidates.gather(item.flatten(1)).unflatten(-1, item.shape[1:])
         own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
-        fields = FieldTokens(request, torch.cat([candidate, own], dim=2) if self.candidate.num_tokens else candidate)
+        fields = FieldTokens(request, candidate, own)
 
         history, cat, seq = None, None, None
         if self.events is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
+from infnet.layers.dropout import Dropout
 from infnet.layers.events import EventTokens
 from infnet.layers.heads import TaskHeads
 from infnet.layers.mlp import SplitLinear
@@ -41,23 +42,23 @@ class SharedBottom(RankingModel):
     def __init__(self, layout: Layout, config: SharedBottomConfig) -> None:
         super().__init__(layout, config)
         d = config.width
-        self.user, self.context = FieldTokenizer(layout, "user", d), FieldTokenizer(layout, "context", d)
-        self.item, self.candidate = FieldTokenizer(layout, "item", d), FieldTokenizer(layout, "candidate", d)
+        self.request = FieldTokenizer(layout, ("user", "context"), d)
+        self.item, self.candidate = FieldTokenizer(layout, ("item",), d), FieldTokenizer(layout, ("candidate",), d)
         self.events = EventTokens(layout, d, "sum") if layout.behaviours else None
-        num_request = self.user.num_tokens + self.context.num_tokens + len(layout.behaviours)
+        num_request = self.request.num_tokens + len(layout.behaviours)
         self.first = SplitLinear(
             [num_request * d, self.item.num_tokens * d, self.candidate.num_tokens * d], config.hidden[0]
         )
-        rest: list[nn.Module] = [nn.ReLU(), nn.Dropout(config.dropout)]
+        rest: list[nn.Module] = [nn.ReLU(), Dropout(config.dropout)]
         for i, width in enumerate(config.hidden[1:]):
-            rest += [nn.Linear(config.hidden[i], width), nn.ReLU(), nn.Dropout(config.dropout)]
+            rest += [nn.Linear(config.hidden[i], width), nn.ReLU(), Dropout(config.dropout)]
         self.rest = nn.Sequential(*rest)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T)."""
         embedded = self.rows(self.embedding, batch)
-        request = [self.user(embedded, batch.user), self.context(embedded, batch.context)]
+        request = [self.request(embedded, batch.user, batch.context)]
         if self.events is not None:
             request.append(self._pooled(embedded, batch, self.events))
         of_item = self.first.part(1, self.item(embedded, batch.item).flatten(1))
