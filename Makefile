@@ -27,10 +27,12 @@ lint: setup  ## style and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: setup  ## the measurements of docs/performance.md, each a script of its own
+bench: setup  ## the measurements of docs/performance.md that need no data of yours
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/batches.py
 	$(BIN)/python benchmarks/gauc.py
 	$(BIN)/python benchmarks/embedding_step.py
+	$(BIN)/python benchmarks/preparation.py --millions 1 5 20
 
 clean:  ## remove what make made
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

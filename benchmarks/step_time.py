@@ -15,6 +15,7 @@ from torch import nn
 
 from equations import WrittenOut
 from infnet.models import INFNet, INFNetConfig
+from infnet.training.memory import keep_freed_memory
 from one_core import use_one_core
 from random_shapes import random_batch, sized_layout
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024)
     args = parser.parse_args()
     use_one_core()
+    keep_freed_memory()  # as training does
     print("| M | L | d | equations, ms | folded, ms | ratio | largest relative difference |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for fields, seq_len, width in ((60, 150, 16), (89, 200, 32), (89, 200, 64)):

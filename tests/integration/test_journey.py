@@ -23,7 +23,11 @@ from infnet.schema import parse_spec
 from raw_logs import BASE, make_log, write
 
 ROOT = Path(__file__).parents[2]
-SMALL_MODEL = ("--set", "model.width=4", "--set", "train.batch_size=256", "--set", "train.tensorboard=false")
+SMALL_MODEL = [
+    argument
+    for setting in ("model.width=4", "train.batch_size=256", "train.tensorboard=false", "train.threads=1")
+    for argument in ("--set", setting)
+]
 
 
 def run_process(*arguments, cwd):

@@ -70,15 +70,24 @@ def make_queries(levels, seed):
 
 @settings(max_examples=40)
 @given(
-    levels=levels, request=st.integers(0, 3), own=st.integers(1, 3), reads=st.integers(1, 2), seed=st.integers(0, 99)
+    levels=levels,
+    request=st.integers(0, 3),
+    own=st.lists(st.integers(0, 3), min_size=1, max_size=2).filter(any),
+    reads=st.integers(1, 2),
+    seed=st.integers(0, 99),
 )
 def test_fields_are_read_as_if_each_candidate_held_them_all(levels, request, own, reads, seed):
-    of_request, of_candidate = randn(R, request, WIDTH, seed=seed + 50), randn(R, N, own, WIDTH, seed=seed + 51)
-    tokens, queries = FieldTokens(of_request, of_candidate), make_queries(levels, seed)
+    of_request = randn(R, request, WIDTH, seed=seed + 50)
+    of_candidate = [randn(R, N, num, WIDTH, seed=seed + 51 + i) for i, num in enumerate(own)]
+    tokens, queries = FieldTokens(of_request, *of_candidate), make_queries(levels, seed)
     fast = [read for _ in range(reads) for read in tokens.read(queries)]
-    slow = [by_hand(q, lambda r, c: [*of_request[r], *of_candidate[r, c]], N) for q in queries] * reads
+
+    def tokens_of(r, c):
+        return [*of_request[r], *(token for group in of_candidate for token in group[r, c])]
+
+    slow = [by_hand(q, tokens_of, N) for q in queries] * reads
     assert {f.shape[:2] for f in fast} == {(R, N)}
-    agree(fast, slow, [of_request, of_candidate, *queries])
+    agree(fast, slow, [of_request, *of_candidate, *queries])
 
 
 @settings(max_examples=25)

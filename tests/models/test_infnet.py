@@ -18,6 +18,7 @@ layouts = st.builds(
     candidate=st.integers(0, 2),
     tags=st.booleans(),
     dense=st.booleans(),
+    rich_sides=st.sampled_from([("user", "item"), ("user", "context", "item", "candidate")]),
     lengths=st.sampled_from([(), (1,), (5, 3), (2, 4, 3)]),
     gap=st.booleans(),
     position=st.booleans(),

@@ -19,6 +19,7 @@ layouts = st.builds(
     candidate=st.integers(0, 2),
     tags=st.booleans(),
     dense=st.booleans(),
+    rich_sides=st.sampled_from([("user", "item"), ("user", "context", "item", "candidate")]),
     lengths=st.sampled_from([(), (1,), (5, 3), (2, 4, 3)]),
     gap=st.booleans(),
     position=st.booleans(),
@@ -49,24 +50,24 @@ def written_out(model, batch):
     embedded = torch.stack([model.rows.project(model.embedding.weight[row]) for row in batch.rows])
     pooled = [] if model.events is None else event_tokens(model.events, layout, embedded, batch)
 
-    def fields(side, index):
-        values, tokenizer = getattr(batch, side), getattr(model, side)
-        linears = dict(zip(layout.dense_columns(side), tokenizer.dense, strict=True))
-        by_name = {}
-        for field in layout.side(side):
-            if field.storage == "dense":
-                linear, columns = linears[field.name], layout.dense_columns(side)[field.name]
-                by_name[field.name] = linear.weight @ values.dense[index, columns] + linear.bias
-            else:
-                ids = values.ids[index, layout.id_columns(side)[field.name]].tolist()
-                own = [embedded[i] for i in ids if i >= 0]
-                by_name[field.name] = torch.stack(own).mean(0) if own else torch.zeros(d).double()
+    def fields(tokenizer, **index_by_side):
+        by_name, dense = {}, iter(tokenizer.dense)
+        for side, index in index_by_side.items():
+            values = getattr(batch, side)
+            for field in layout.side(side):
+                if field.storage == "dense":
+                    linear, columns = next(dense), layout.dense_columns(side)[field.name]
+                    by_name[field.name] = linear.weight @ values.dense[index, columns] + linear.bias
+                else:
+                    ids = values.ids[index, layout.id_columns(side)[field.name]].tolist()
+                    own = [embedded[i] for i in ids if i >= 0]
+                    by_name[field.name] = torch.stack(own).mean(0) if own else torch.zeros(d).double()
         return [by_name[name] for name in tokenizer.names]
 
     def one(r, c):
-        of_item = fields("item", int(batch.candidate_item[r, c]))
-        own = fields("candidate", r * batch.num_candidates + c)
-        of_request = fields("user", r) + fields("context", r)
+        of_item = fields(model.item, item=int(batch.candidate_item[r, c]))
+        own = fields(model.candidate, candidate=r * batch.num_candidates + c)
+        of_request = fields(model.request, user=r, context=r)
         for tokens in pooled[r] if pooled else []:
             of_request.append(torch.stack(tokens).mean(0) if tokens else torch.zeros(d).double())
         tokens = torch.cat([*of_request, *of_item, *own])

@@ -33,8 +33,8 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Directory for everything the demo makes; an earlier demo is replaced.")] = (
         Path("demo")
     ),
-    users: Annotated[int, typer.Option(min=10, help="Users of the world.")] = 5000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows at most.")] = 4,
+    users: Annotated[int, typer.Option(min=10, help="Users of the world.")] = 3000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows at most.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print the test metrics as JSON.")] = False,
 ) -> None:
     """Make a synthetic world, prepare its log, train INFNet and Shared-Bottom, and compare both with the truth.
