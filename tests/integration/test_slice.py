@@ -61,7 +61,7 @@ def test_one_epoch_ranks_clicks_and_long_views_far_better_than_chance(prepared, 
     run(
         *("train", prepared, "--model", "infnet", "--out", tmp_path / "run", "--epochs", 1),
         *("--set", "train.batch_size=4096", "--set", "train.learning_rate=0.005", "--set", "train.tensorboard=false"),
-        *("--set", "model.width=16"),
+        *("--set", "model.width=8"),
     )
     run("evaluate", tmp_path / "run", "--split", "test", "--json", tmp_path / "metrics.json")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
