@@ -26,6 +26,8 @@ from infnet.training.config import TrainConfig
 __all__ = ["demo_command"]
 
 _MODELS = ("infnet", "shared_bottom")
+_SMALL_LOG: dict[str, Any] = {"batch_size": 512, "learning_rate": 3e-3, "embedding_learning_rate": 1e-2}
+"""More and larger steps than by default: some 200,000 rows are few."""
 
 
 def demo_command(
@@ -64,7 +66,7 @@ def demo_command(
             bar.update(task, description=f"{number}/4 train {model}", completed=0)
             run = train(
                 dataset,
-                TrainConfig(model=model, epochs=epochs, patience=2),
+                TrainConfig(model=model, epochs=epochs, **_SMALL_LOG),
                 out / f"run-{model}",
                 progress=lambda at: bar.update(
                     task,
