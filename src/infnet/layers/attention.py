@@ -21,8 +21,18 @@ from torch import Tensor, nn
 from infnet.layers.events import EventSequence
 from infnet.layers.gather import RowIndex
 from infnet.layers.softmax_read import softmax_read
+from infnet.layers.table_read import Rows, TableTokens, reads_tables
 
-__all__ = ["CrossAttention", "FieldTokens", "HistoryTokens", "TaskTokens", "TokenSet", "cross_attend"]
+__all__ = [
+    "CrossAttention",
+    "FieldTokens",
+    "HistoryTokens",
+    "TaskTokens",
+    "TokenSet",
+    "cross_attend",
+    "field_tokens",
+    "history_tokens",
+]
 
 
 class TokenSet(Protocol):
@@ -34,6 +44,23 @@ class TokenSet(Protocol):
         Shape: each (R, a, q, d) -> (R, a', q, d), a' = N if the tokens or the queries depend on the candidate.
         """
         ...
+
+
+def history_tokens(events: EventSequence) -> TokenSet:
+    """A request's events, where they are if they can be read there."""
+    if events.extra is not None or not reads_tables(events.table):
+        return HistoryTokens(events)
+    return TableTokens((events.table[:, None], Rows.of(events.request, events.num_requests, events.index.rows)))
+
+
+def field_tokens(request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> TokenSet:
+    """Tokens of the request (R, M_r, d), of distinct items (J, M_i, d), of each candidate (R, N, M_c, d)."""
+    num_requests, num_candidates = own.shape[:2]
+    if num_candidates > 1 or not reads_tables(item):
+        candidate = candidates.gather(item.flatten(1)).unflatten(-1, item.shape[1:])
+        return FieldTokens(request, candidate, own)
+    each, items = Rows.one_each(torch.arange(num_requests)), candidates.rows.flatten().to(torch.int64)
+    return TableTokens((request, each), (item, Rows.one_each(items)), (own.flatten(0, 1), each))
 
 
 class HistoryTokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -79,7 +80,17 @@ class EventSequence:
     """R * F."""
     extra: Tensor | None
     """(n, d) position and gap embeddings to add; None if no behaviour asks for them."""
-    packed: PackedRequests
+    request: Tensor
+    """(n,) request of each event, ascending."""
+    num_requests: int
+    """R."""
+    chunk_size: int
+    """Requests padded together."""
+
+    @cached_property
+    def packed(self) -> PackedRequests:
+        """Where the events go if each request's are to stand side by side."""
+        return pack_requests(self.request, self.num_requests, self.chunk_size)
 
     def chunks(self) -> list[Tensor]:
         """Tokens (requests, length, d) of each chunk of ``packed``; padding holds anything finite."""
@@ -145,7 +156,9 @@ class EventTokens(nn.Module):
             bags=request * len(self._behaviours) + behaviour,
             num_bags=num_requests * len(self._behaviours),
             extra=self._extra(batch, present, behaviour, self._rank[column]),
-            packed=pack_requests(request, num_requests, self.chunk_size),
+            request=request,
+            num_requests=num_requests,
+            chunk_size=self.chunk_size,
         )
 
     def _table(self, embedded: Tensor, event_ids: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
-from infnet.layers.attention import CrossAttention, FieldTokens, HistoryTokens, TaskTokens, TokenSet, cross_attend
+from infnet.layers.attention import CrossAttention, TaskTokens, TokenSet, cross_attend, field_tokens, history_tokens
 from infnet.layers.events import EventTokens
 from infnet.layers.gate import ProxyGate
 from infnet.layers.gather import RowIndex
@@ -152,7 +152,7 @@ class _Block(nn.Module):
             {name: ProxyGate(count, config.width, config.gate_hidden) for name, count in counts.items() if count}
         )
 
-    def forward(self, state: _State, fields: FieldTokens, history: HistoryTokens | None) -> _State:
+    def forward(self, state: _State, fields: TokenSet, history: TokenSet | None) -> _State:
         token_sets: dict[str, TokenSet | None] = {"cat": fields, "seq": history, "task": TaskTokens(state.task)}
         old: dict[str, Tensor | None] = {"cat": state.cat, "seq": state.seq, "shared": state.shared, "task": state.task}
         gate = {"cat": state.cat_gate, "seq": state.seq_gate, "task": None}
@@ -248,14 +248,13 @@ class INFNet(RankingModel):
         request = self.request(embedded, batch.user, batch.context)
         item = self.item(embedded, batch.item)  # (J, M_i, d), gathered per candidate
         candidates = RowIndex(batch.candidate_item, item.shape[0])
-        candidate = candidates.gather(item.flatten(1)).unflatten(-1, item.shape[1:])
         own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
-        fields = FieldTokens(request, candidate, own)
+        fields = field_tokens(request, item, own, candidates)
 
         history, cat, seq = None, None, None
         if self.events is not None:
             events = self.events(embedded, batch)
-            history = HistoryTokens(events)
+            history = history_tokens(events)
             if self.seq_proxies is not None:
                 seq = self._normed("seq", self.seq_proxies(events))
         if self.cat_proxies is not None:

@@ -1,0 +1,98 @@
+"""Reads from tables equal the softmax written out, for values and gradients."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+pytest.importorskip("numba")
+from numba import njit
+
+from infnet.layers.simd import LANES, exp, load, store
+from infnet.layers.table_read import Rows, TableTokens
+
+
+def randn(*shape, seed, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def make_groups(readers, sizes, longest, width, seed, dtype=torch.float64):
+    rng = np.random.default_rng(seed)
+    groups = []
+    for i, m in enumerate(sizes):
+        of = torch.from_numpy(np.repeat(np.arange(readers), rng.integers(0, longest + 1, readers)))
+        rows = torch.from_numpy(rng.integers(0, 5, len(of)))
+        table = randn(5, m, width, seed=seed + i, dtype=dtype).requires_grad_()
+        groups.append((table, Rows.of(of, readers, rows)))
+    return groups
+
+
+def by_hand(queries, groups):
+    out = []
+    for r, own in enumerate(queries):
+        tokens = torch.cat([t[s.rows[s.starts[r] : s.starts[r + 1]]].flatten(0, 1) for t, s in groups])
+        out.append((own @ tokens.T).softmax(dim=-1) @ tokens if len(tokens) else own * 0)
+    return torch.stack(out)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    readers=st.integers(1, 5),
+    q=st.integers(1, 13),
+    width=st.sampled_from([3, 16, 32]),
+    sizes=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    longest=st.sampled_from([0, 1, 7, 40]),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    reads=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_softmax_written_out(readers, q, width, sizes, longest, scale, reads, seed):
+    groups = make_groups(readers, sizes, longest, width, seed)
+    queries = (scale * randn(readers, 1, q, width, seed=seed + 9)).requires_grad_()
+    tokens, inputs = TableTokens(*groups), [queries, *(table for table, _ in groups)]
+    fast, slow, of_fast, of_slow = [], [], queries, queries
+    for _ in range(reads):
+        fast.append(tokens.read([of_fast])[0])
+        slow.append(by_hand(of_slow[:, 0], groups)[:, None])
+        of_fast, of_slow = of_fast + fast[-1], of_slow + slow[-1]
+    weights = randn(readers, 1, q, width, seed=seed + 10)
+    for a, b in zip(fast, slow, strict=True):
+        assert_close(a, b, rtol=1e-10, atol=1e-10)
+    found, wanted = (
+        torch.autograd.grad((sum(reads) * weights).sum(), inputs, allow_unused=True) for reads in (fast, slow)
+    )
+    for a, b in zip(found, wanted, strict=True):
+        assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-8, atol=1e-8)
+
+
+def test_single_precision_is_as_exact_as_its_digits():
+    groups = make_groups(6, (1, 4, 2), 30, 16, 0, torch.float32)
+    queries = randn(6, 1, 10, 16, seed=1, dtype=torch.float32)
+    (read,) = TableTokens(*groups).read([queries])
+    exact = by_hand(queries[:, 0].double(), [(table.double(), rows) for table, rows in groups])
+    assert_close(read[:, 0].double(), exact, rtol=1e-5, atol=2e-6)
+
+
+def test_queries_of_several_kinds_are_read_at_once():
+    groups = make_groups(4, (2,), 6, 16, 3)
+    constant, own = randn(1, 1, 2, 16, seed=1), randn(4, 3, 2, 16, seed=2)
+    for_all, for_each = TableTokens(*groups).read([constant, own])
+    assert_close(for_all[:, 0], by_hand(constant[0].expand(4, -1, -1), groups))
+    assert_close(for_each.flatten(1, 2), by_hand(own.flatten(1, 2), groups))
+
+
+@pytest.mark.parametrize(("dtype", "lowest", "digits"), [(np.float32, -85, 2e-7), (np.float64, -700, 4e-16)])
+def test_exp_is_right_to_the_last_digits(dtype, lowest, digits):
+    @njit
+    def exps(numbers):
+        for at in range(0, len(numbers), LANES):
+            store(numbers, at, exp(load(numbers, at)))
+
+    numbers = np.concatenate([np.linspace(lowest, 0, 4096 - LANES), [-np.inf] * LANES]).astype(dtype)
+    wanted = np.exp(numbers.astype(np.longdouble))
+    exps(numbers)
+    present = wanted > 0
+    assert (np.abs(numbers - wanted)[present] / wanted[present]).max() < digits
+    assert (numbers[~present] == 0).all()
