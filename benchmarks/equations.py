@@ -63,11 +63,13 @@ class WrittenOut(nn.Module):
         return logits.unflatten(0, (R, N))
 
     def _events(self, embedded: Tensor, batch: RequestBatch) -> Tensor:
-        """Sequence tokens (R, L, d), projected from the concatenated fields of every event."""
+        """Sequence tokens (R, L, d), combined from the fields of every event."""
         parts, at = [], 0
         for behaviour, project in zip(self.model.layout.behaviours, self.model.events.projections, strict=True):
             index = batch.event_ids[batch.history[:, at : at + behaviour.length].long()].long()
-            parts.append(project(embedded[index].flatten(2)))
+            fields = embedded[index]  # (R, n, fields, d)
+            is_concat = self.model.config.event_combine == "concat"
+            parts.append(project(fields.flatten(2)) if is_concat else fields.sum(dim=2))
             at += behaviour.length
         return torch.cat(parts, dim=1)
 

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import nn
@@ -42,13 +43,15 @@ def main() -> None:
     args = parser.parse_args()
     use_one_core()
     keep_freed_memory()  # as training does
-    print("| M | L | d | equations, ms | folded, ms | ratio | largest relative difference |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
-    for fields, seq_len, width in ((60, 150, 16), (89, 200, 32), (89, 200, 64)):
+    print("| settings | M | L | d | equations, ms | folded, ms | ratio | largest relative difference |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    sizes = ((60, 150, 16), (89, 200, 32), (89, 200, 64))
+    settings = {"default": INFNetConfig(), "paper": INFNetConfig.paper()}
+    for (name, config), (fields, seq_len, width) in product(settings.items(), sizes):
         torch.manual_seed(0)
         layout = sized_layout(fields, seq_len)
         batch = random_batch(layout, args.batch_size, 1)
-        model = INFNet(layout, INFNetConfig(width=width))
+        model = INFNet(layout, config.model_copy(update={"width": width}))
         slow = WrittenOut(model)
         slow.eval()  # and with it the model inside: dropout would draw anew for each
         fast_out, slow_out = model(batch), slow(batch)
@@ -60,7 +63,8 @@ def main() -> None:
         ][1:]
         slow_ms, fast_ms = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
         ratio = statistics.median(s / f for s, f in pairs)
-        print(f"| {fields} | {seq_len} | {width} | {slow_ms:.0f} | {fast_ms:.0f} | {ratio:.1f} | {difference:.1e} |")
+        size = f"{fields} | {seq_len} | {width}"
+        print(f"| {name} | {size} | {slow_ms:.0f} | {fast_ms:.0f} | {ratio:.1f} | {difference:.1e} |")
 
 
 if __name__ == "__main__":
