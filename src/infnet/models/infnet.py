@@ -29,7 +29,7 @@ __all__ = ["INFNet", "INFNetConfig"]
 
 
 class INFNetConfig(ModelConfig):
-    """Settings of INFNet; the defaults are what won on validation (docs/recipe.md)."""
+    """Settings of INFNet; docs/recipe.md says how the defaults were found."""
 
     width: int = Field(default=32, ge=1)
     """d, width of every token."""
