@@ -43,9 +43,12 @@ class WrittenOut(nn.Module):
         B, d = C.shape[0], config.width
 
         phi_cat = model.cat_proxies
-        first = F.linear(C.flatten(1), torch.cat(list(phi_cat.first.weights), dim=1), phi_cat.first.bias)
+        cat = phi_cat.rest(F.linear(C.flatten(1), torch.cat(list(phi_cat.first.weights), dim=1), phi_cat.first.bias))
+        if phi_cat.skip is not None:
+            own = C[:, request.shape[1] :].flatten(1)
+            cat = cat + F.linear(own, torch.cat(list(phi_cat.skip.weights), dim=1), phi_cat.skip.bias)
         state = {
-            "cat": phi_cat.finish(first).unflatten(-1, (config.num_cat_proxies, d)),  # eq. 2
+            "cat": cat.unflatten(-1, (config.num_cat_proxies, d)),  # eq. 2
             "shared": model.shared_tokens.expand(B, -1, -1),
             "task": model.task_tokens.expand(B, -1, -1),
         }

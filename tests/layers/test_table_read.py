@@ -10,7 +10,7 @@ from torch.testing import assert_close
 pytest.importorskip("numba")
 from numba import njit
 
-from infnet.layers.simd import LANES, exp, load, store
+from infnet.layers.simd import LANES, begin, exp, load, store
 from infnet.layers.table_read import Rows, TableTokens
 
 
@@ -88,7 +88,7 @@ def test_exp_is_right_to_the_last_digits(dtype, lowest, digits):
     @njit
     def exps(numbers):
         for at in range(0, len(numbers), LANES):
-            store(numbers, at, exp(load(numbers, at)))
+            store(begin(numbers), at, exp(load(begin(numbers), at)))
 
     numbers = np.concatenate([np.linspace(lowest, 0, 4096 - LANES), [-np.inf] * LANES]).astype(dtype)
     wanted = np.exp(numbers.astype(np.longdouble))

@@ -105,8 +105,11 @@ def _row(model: INFNet, batch: RequestBatch, r: int, c: int) -> Tensor:
     C_proxy = None
     if has_cat:
         phi_cat = model.cat_proxies
-        first = torch.cat(list(phi_cat.first.weights), dim=1) @ C.reshape(-1) + phi_cat.first.bias  # eq. 2
-        C_proxy = phi_cat.finish(first).reshape(config.num_cat_proxies, d)
+        C_proxy = phi_cat.rest(torch.cat(list(phi_cat.first.weights), dim=1) @ C.reshape(-1) + phi_cat.first.bias)
+        if phi_cat.skip is not None:
+            own = C[model.request.num_tokens :].reshape(-1)
+            C_proxy = C_proxy + torch.cat(list(phi_cat.skip.weights), dim=1) @ own + phi_cat.skip.bias
+        C_proxy = C_proxy.reshape(config.num_cat_proxies, d)  # eq. 2
 
     present = batch.history_present[r]
     S_tokens, S_proxies, at = [], [], 0

@@ -12,7 +12,7 @@ Queries are (R, a, q, d): a = N where they depend on the candidate, a = 1 where 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -32,16 +32,22 @@ __all__ = [
     "cross_attend",
     "field_tokens",
     "history_tokens",
+    "task_tokens",
 ]
 
 
 class TokenSet(Protocol):
     """Tokens that queries can read."""
 
-    def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
-        """Softmax average of the tokens for each query; scale and key projection are in the queries already.
+    def read(self, queries: Sequence[Tensor], gate: Tensor | None = None) -> list[Tensor]:
+        """Softmax average of the gated tokens for each query; scale and key projection are in the queries already.
 
-        Shape: each (R, a, q, d) -> (R, a', q, d), a' = N if the tokens or the queries depend on the candidate.
+        Args:
+            queries: (R, a, q, d) each.
+            gate: (R, a, 1, d), of the tokens' channels; None for one everywhere.
+
+        Returns:
+            (R, a', q, d) each, a' = N if tokens, queries or gate depend on the candidate.
         """
         ...
 
@@ -61,6 +67,22 @@ def field_tokens(request: Tensor, item: Tensor, own: Tensor, candidates: RowInde
         return FieldTokens(request, candidate, own)
     each, items = Rows.one_each(torch.arange(num_requests)), candidates.rows.flatten().to(torch.int64)
     return TableTokens((request, each), (item, Rows.one_each(items)), (own.flatten(0, 1), each))
+
+
+def task_tokens(tokens: Tensor, num_requests: int) -> TokenSet:
+    """Task tokens: (1, 1, T, d) while they are learned constants, (R, N, T, d) once they have read a candidate."""
+    if tokens.shape[1] > 1 or not reads_tables(tokens):
+        return TaskTokens(tokens)
+    return TableTokens((tokens.squeeze(1), Rows.one_each(torch.arange(num_requests) % tokens.shape[0])))
+
+
+def _with_gate(
+    read: Callable[[Sequence[Tensor]], list[Tensor]], queries: Sequence[Tensor], gate: Tensor | None
+) -> list[Tensor]:
+    """A gate on the tokens is a gate on the queries and on what they read (identity A)."""
+    if gate is None:
+        return read(queries)
+    return [part * gate for part in read([q * gate for q in queries])]
 
 
 class HistoryTokens:
@@ -84,8 +106,11 @@ class HistoryTokens:
             self._bias.append(bias[:, None, None])
             self._scale.append((~is_empty).to(tokens.dtype)[:, :, None] if bool(is_empty.any()) else None)
 
-    def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
+    def read(self, queries: Sequence[Tensor], gate: Tensor | None = None) -> list[Tensor]:
         """All queries in one pass over each chunk, a candidate's or not."""
+        return _with_gate(self._read, queries, gate)
+
+    def _read(self, queries: Sequence[Tensor]) -> list[Tensor]:
         num_requests = len(self._order.rows)
         flat = torch.cat([q.expand(num_requests, -1, -1, -1).flatten(1, 2) for q in queries], dim=1)
         shape = flat.shape[1:]  # (sum of a * q, d)
@@ -111,8 +136,11 @@ class FieldTokens:
         self.groups = [request[:, None], *candidate]
         self._num_requests, self._num_candidates = candidate[0].shape[:2]
 
-    def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
+    def read(self, queries: Sequence[Tensor], gate: Tensor | None = None) -> list[Tensor]:
         """Queries of one level in one call; request-level ones look at the request's tokens once (identity C)."""
+        return _with_gate(self._read, queries, gate)
+
+    def _read(self, queries: Sequence[Tensor]) -> list[Tensor]:
         out: list[Tensor | None] = [None] * len(queries)
         for level in sorted({q.shape[1] for q in queries}):
             chosen = [i for i, q in enumerate(queries) if q.shape[1] == level]
@@ -138,13 +166,16 @@ class FieldTokens:
 
 
 class TaskTokens:
-    """Task tokens: (1, 1, T, d) while they are learned constants, (R, N, T, d) once they have read a candidate."""
+    """Task tokens, constants (1, 1, T, d) or each row's own (R, N, T, d)."""
 
     def __init__(self, tokens: Tensor) -> None:
         self.tokens = tokens
 
-    def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
+    def read(self, queries: Sequence[Tensor], gate: Tensor | None = None) -> list[Tensor]:
         """Constants in one product for all rows; a row's own tokens row by row."""
+        return _with_gate(self._read, queries, gate)
+
+    def _read(self, queries: Sequence[Tensor]) -> list[Tensor]:
         if self.tokens.shape[:2] == (1, 1):
             constant = self.tokens[0, 0]
             return [(q @ constant.T).softmax(dim=-1) @ constant for q in queries]
@@ -198,10 +229,5 @@ def cross_attend(
     Returns:
         One (R, a', q, d) per arrow.
     """
-    folded = [arrow.fold(queries) for arrow, queries in arrows]
-    if gate is not None:
-        folded = [queries * gate for queries in folded]
-    read = tokens.read(folded)
-    if gate is not None:
-        read = [part * gate for part in read]
+    read = tokens.read([arrow.fold(queries) for arrow, queries in arrows], gate)
     return [arrow.project(part) for (arrow, _), part in zip(arrows, read, strict=True)]

@@ -80,7 +80,9 @@ class _Gather(Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: RowIndex, rows: Tensor, places: Tensor | None) -> Tensor:
         ctx.index, ctx.places = index, places
-        return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
+        out = table.new_empty(*rows.shape, table.shape[1])  # no view, so that it may be added to in place
+        torch.index_select(table, 0, rows.reshape(-1), out=out.view(-1, table.shape[1]))
+        return out
 
     @staticmethod
     @once_differentiable

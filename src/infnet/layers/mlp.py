@@ -54,6 +54,6 @@ class SplitLinear(nn.Module):
         self.weights = nn.ParameterList(torch.empty(out_width, w).uniform_(-bound, bound) for w in in_widths)
         self.bias = nn.Parameter(torch.empty(out_width).uniform_(-bound, bound))
 
-    def part(self, index: int, inputs: Tensor) -> Tensor:
-        """What part ``index``, inputs (..., in_i), adds to the output (..., out); :attr:`bias` comes on top, once."""
-        return nn.functional.linear(inputs, self.weights[index])
+    def part(self, index: int, inputs: Tensor, with_bias: bool = False) -> Tensor:
+        """What part ``index``, inputs (..., in_i), adds to the output (..., out); the bias comes with one of them."""
+        return nn.functional.linear(inputs, self.weights[index], self.bias if with_bias else None)

@@ -29,31 +29,30 @@ class CategoricalProxies(nn.Module):
         super().__init__()
         self.shape = (num_proxies, width)
         out_width = num_proxies * width
-        self.hidden_width = hidden[0] if hidden else 0
-        self.has_skip = skip or not hidden
-        first_width = self.hidden_width + (out_width if self.has_skip else 0)
-        self.first = SplitLinear([n * width for n in num_tokens], first_width)
+        widths = [n * width for n in num_tokens]
+        self.first = SplitLinear(widths, hidden[0] if hidden else out_width)
         self.rest = (
             nn.Sequential(nn.ReLU(), Dropout(dropout), MLP(hidden[0], hidden[1:], out_width, dropout))
             if hidden
-            else None
+            else nn.Identity()
         )
+        self.skip = SplitLinear(widths[1:], out_width) if skip else None
+        """From the tokens of the item and the candidate alone."""
 
     def forward(self, request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> Tensor:
         """Tokens of the request (R, M_r, d), of distinct items (J, M_i, d), of each candidate (R, N, M_c, d)
         -> (R, N, m, d)."""
-        first = self.first.part(0, request.flatten(1))[:, None] + self.first.bias
-        first = first + candidates.gather(self.first.part(1, item.flatten(1)))
+        item, own = item.flatten(1), own.flatten(2)
+        out = candidates.gather(self.first.part(1, item))
+        out += self.first.part(0, request.flatten(1), with_bias=True)[:, None]
         if own.shape[2]:
-            first = first + self.first.part(2, own.flatten(2))
-        return self.finish(first).unflatten(-1, self.shape)
-
-    def finish(self, first: Tensor) -> Tensor:
-        """The first layer's output (..., hidden and skip side by side) -> (..., m * d)."""
-        if self.rest is None:
-            return first
-        deep: Tensor = self.rest(first[..., : self.hidden_width])
-        return deep + first[..., self.hidden_width :] if self.has_skip else deep
+            out += self.first.part(2, own)
+        out = self.rest(out)
+        if self.skip is not None:
+            out = out + candidates.gather(self.skip.part(0, item, with_bias=True))
+            if own.shape[2]:
+                out += self.skip.part(1, own)
+        return out.unflatten(-1, self.shape)
 
 
 class SequenceProxies(nn.Module):

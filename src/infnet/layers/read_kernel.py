@@ -1,12 +1,12 @@
-"""Softmax averages of tokens that stay in their tables, on a CPU: each reader's tokens are looked up, used, forgotten.
+"""Softmax averages of tokens that stay in their tables, on a CPU: each reader's tokens are found, used, forgotten.
 
-Tokens, logits and weights of one reader at a time live in the processor's nearest cache; nothing of the size of all
-readers' tokens is ever written. Backward looks the tokens up again.
+A vector holds one number for each of 16 queries, so a token is scored, weighed and summed without a word between
+lanes. Logits and weights of one reader at a time live in the processor's nearest cache; nothing of the size of all
+readers' tokens is ever written. Backward scores the tokens again.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,195 +15,315 @@ from numba import njit
 from infnet.layers.simd import (
     LANES,
     add,
+    address,
+    begin,
+    columns,
     exp,
     fma,
-    largest,
     load,
     maximum,
+    multiply,
+    past,
+    prefetch,
     product_of,
+    reciprocal,
     scaled,
     store,
     subtract,
-    total,
-    transpose,
     zeros,
 )
 
-__all__ = ["MAX_GROUPS", "read_backward", "read_forward"]
+__all__ = ["MAX_GROUPS", "num_lanes", "read_backward", "read_forward"]
 
 MAX_GROUPS = 3
+_STRIP = 8
+"""Tokens scored together."""
+_LINE = 64
+"""Bytes in a line of the cache."""
+
+
+def num_lanes(num_queries: int) -> int:
+    """Queries in whole vectors."""
+    return -(-num_queries // LANES) * LANES
 
 
 def _compiled(function: Any) -> Any:
     return njit(nogil=True, cache=True, error_model="numpy")(function)
 
 
-def _strips(num_rows: int) -> Any:
-    product = product_of(num_rows)
-
-    @_compiled
-    def strips(i, left, row_step, step, rows, inner, right, out, width):
-        while i + num_rows <= rows:
-            for c in range(0, width, LANES):
-                product(left, i * row_step, row_step, step, inner, right, c, width, out, i * width + c)
-            i += num_rows
-        return i
-
-    return strips
-
-
-_eight, _four, _two, _one = _strips(8), _strips(4), _strips(2), _strips(1)
+_score_strip = product_of(_STRIP, left_rows="anywhere")
+_read8, _read4, _read2, _read1 = (product_of(n, right_rows="anywhere") for n in (8, 4, 2, 1))
+_spread_strip = product_of(_STRIP, out_rows="anywhere")
 
 
 @_compiled
-def _product(left, row_step, step, rows, inner, right, out, width):
-    """out (rows, width) = left (rows, inner) right (inner, width); entry (i, k) of left at i * row_step + k * step."""
-    i = _eight(0, left, row_step, step, rows, inner, right, out, width)
-    i = _four(i, left, row_step, step, rows, inner, right, out, width)
-    i = _two(i, left, row_step, step, rows, inner, right, out, width)
-    _one(i, left, row_step, step, rows, inner, right, out, width)
+def _score(tokens, count, d, queries, out, step):
+    """out (count, 16), rows ``step`` apart = tokens (count, d) queries (d, 16); count up to a multiple of a strip."""
+    for j in range(0, count, _STRIP):
+        _score_strip(past(tokens, j), 0, 1, d, queries, LANES, past(out, j * step), step)
 
 
 @_compiled
-def _look_up(groups, reader, d, length, tokens, columns):
-    """The reader's tokens as rows (length, d) and as columns (d, length); zeros in the padding."""
-    j = 0
-    for table, rows, offsets in groups:
-        size = table.shape[1] * d
-        flat = table.reshape(-1)
-        for at in range(offsets[reader], offsets[reader + 1]):
-            first = rows[at] * size
-            for k in range(0, size, LANES):
-                store(tokens, j + k, load(flat, first + k))
-            j += size
-    while j < length * d:
-        store(tokens, j, zeros(tokens))
-        j += LANES
-    for j in range(0, length, LANES):
-        for k in range(0, d, LANES):
-            transpose(tokens, j * d + k, d, columns, k * length + j, length)
+def _read(weights, step, num, count, tokens, d, out):
+    """out (num, d) = weights (count, num)^t tokens (count, d); rows of the weights ``step`` apart."""
+    i = 0
+    for c in range(0, d, LANES) if num >= 8 else range(0):
+        _read8(weights, 1, step, count, tokens, c, past(out, c), d)
+    i = num // 8 * 8
+    if i == LANES:
+        for c in range(0, d, LANES):
+            _read8(past(weights, 8), 1, step, count, tokens, c, past(out, 8 * d + c), d)
+    if num & 4:
+        for c in range(0, d, LANES):
+            _read4(past(weights, i), 1, step, count, tokens, c, past(out, i * d + c), d)
+        i += 4
+    if num & 2:
+        for c in range(0, d, LANES):
+            _read2(past(weights, i), 1, step, count, tokens, c, past(out, i * d + c), d)
+        i += 2
+    if num & 1:
+        for c in range(0, d, LANES):
+            _read1(past(weights, i), 1, step, count, tokens, c, past(out, i * d + c), d)
 
 
 @_compiled
-def _add_up(groups, reader, d, gradient, d_tables):
-    j = 0
-    for group, d_table in zip(groups, d_tables):  # noqa: B905 - Numba's has no strict
-        rows, offsets = group[1], group[2]
-        size = d_table.shape[1] * d
-        flat = d_table.reshape(-1)
-        for at in range(offsets[reader], offsets[reader + 1]):
-            first = rows[at] * size
-            for k in range(0, size, LANES):
-                store(flat, first + k, add(load(flat, first + k), load(gradient, j + k)))
-            j += size
+def _spread(weights, step, inner, rows, d, count, tokens):
+    """tokens (count, d) += weights (count, inner) rows (inner, d); count up to a multiple of a strip."""
+    for j in range(0, count, _STRIP):
+        for c in range(0, d, LANES):
+            _spread_strip(past(weights, j * step), step, 1, inner, past(rows, c), d, past(tokens, j), c)
 
 
 @_compiled
-def _count(groups, reader):
-    count = 0
-    for table, _, offsets in groups:
-        count += (offsets[reader + 1] - offsets[reader]) * table.shape[1]
-    return count
+def _turn(rows, num, d, addresses, out):
+    """out (d, 16) = rows (num, d)^t; columns from ``num`` on are the first one again."""
+    first = address(rows)
+    row_bytes = address(past(rows, d)) - first
+    for i in range(LANES):
+        addresses[i] = first + i * row_bytes if i < num else first
+    for c in range(0, d, LANES):
+        columns(addresses, c, past(out, c * LANES))
+
+
+@_compiled
+def _gated(rows, num, d, gates, step, out):
+    """out (num, d) = rows (num, d) times the gates (num, d), which stand ``step`` apart; ``step`` < 0: times one."""
+    for i in range(num):
+        for c in range(i * d, (i + 1) * d, LANES):
+            row = load(rows, c)
+            if step >= 0:
+                row = multiply(load(gates, i * (step - d) + c), row)
+            store(out, c, row)
+
+
+@_compiled
+def _add_products(left, right, num, d, out, step):
+    """out += left (num, d) times right (num, d); rows of out ``step`` apart."""
+    for i in range(num):
+        for c in range(0, d, LANES):
+            product = fma(load(left, i * d + c), load(right, i * d + c), load(out, i * step + c))
+            store(out, i * step + c, product)
+
+
+@_compiled
+def _clear(pointer, count):
+    for c in range(0, count, LANES):
+        store(pointer, c, zeros(pointer))
+
+
+@_compiled
+def _aligned(array):
+    """Pointer to the first number of the array that begins a line of the cache."""
+    pointer = begin(array)
+    return past(pointer, -address(pointer) % _LINE // array.itemsize)
+
+
+@_compiled
+def _pointers(group):
+    table, rows, starts = group
+    return address(begin(table)), begin(rows), begin(starts), table.shape[1]
+
+
+@_compiled
+def _places(groups):
+    return _pointers(groups[0]), _pointers(groups[1]), _pointers(groups[2])
+
+
+@_compiled
+def _sum_places(groups, tables):
+    """Where the groups' rows are in other tables."""
+    return (
+        _pointers((tables[0], groups[0][1], groups[0][2])),
+        _pointers((tables[1], groups[1][1], groups[1][2])),
+        _pointers((tables[2], groups[2][1], groups[2][2])),
+    )
 
 
 @_compiled
 def _padded(count):
-    return (count + LANES - 1) // LANES * LANES
+    return (count + _STRIP - 1) // _STRIP * _STRIP
+
+
+@_compiled
+def _find(places, reader, row_bytes, tokens):
+    """Write the addresses of the reader's tokens, the first again up to whole strips; return how many it has."""
+    count = 0
+    for table, rows, starts, m in places:
+        for at in range(starts[reader], starts[reader + 1]):
+            row = table + rows[at] * (m * row_bytes)
+            for k in range(m):
+                tokens[count] = row + k * row_bytes
+                count += 1
+    for padding in range(count, _padded(count)):
+        tokens[padding] = tokens[0]
+    return count
+
+
+@_compiled
+def _fetch(tokens, count, row_bytes):
+    """Begin to bring the tokens near."""
+    for j in range(count):
+        for c in range(0, row_bytes, _LINE):
+            prefetch(tokens[j] + c)
 
 
 @_compiled
 def _longest(groups, num_readers):
-    longest = 0
+    """Tokens of the reader who has the most, in whole strips."""
+    longest = 1
     for reader in range(num_readers):
-        longest = max(longest, _count(groups, reader))
+        count = 0
+        for table, _, starts in groups:
+            count += (starts[reader + 1] - starts[reader]) * table.shape[1]
+        longest = max(longest, count)
     return _padded(longest)
 
 
 @_compiled
-def read_forward(queries, groups, out, mass):
-    """Fill out (B, q, d) and mass (B, q), the logarithms of the softmax's denominators.
-
-    Args:
-        queries: (B, q, d), scaled; d a multiple of ``LANES``.
-        groups: (table (G, m, d), rows (n,), offsets (B + 1,)) each: reader b has the m tokens of each table row
-            rows[offsets[b]:offsets[b + 1]].
-    """
-    num_readers, q, d = queries.shape
-    most = _longest(groups, num_readers)
-    tokens = np.empty(most * d, queries.dtype)
-    columns = np.empty(most * d, queries.dtype)
-    weights = np.empty(most * q, queries.dtype)
-    flat_queries, flat_out = queries.reshape(-1), out.reshape(-1)
-    for reader in range(num_readers):
-        count = _count(groups, reader)
-        if count == 0:
-            out[reader] = 0
-            mass[reader] = 0
-            continue
-        length = _padded(count)
-        _look_up(groups, reader, d, length, tokens, columns)
-        own = reader * q * d
-        _product(flat_queries[own:], d, 1, q, d, columns, weights, length)
-        for i in range(q):
-            row = i * length
-            for j in range(row + count, row + length):
-                weights[j] = -np.inf
-            best = load(weights, row)
-            for c in range(LANES, length, LANES):
-                best = maximum(best, load(weights, row + c))
-            top = largest(best)
-            sums = zeros(weights)
-            for c in range(0, length, LANES):
-                w = exp(subtract(load(weights, row + c), top))
-                store(weights, row + c, w)
-                sums = add(w, sums)
-            sum_of_weights = total(sums)
-            mass[reader, i] = top + math.log(sum_of_weights)
-            share = 1 / sum_of_weights
-            for c in range(0, length, LANES):
-                store(weights, row + c, scaled(share, load(weights, row + c)))
-        _product(weights, length, 1, q, length, tokens, flat_out[own:], d)
+def _gate_step(gates, d):
+    """From a query's gate to the next one's: 0 if all share it, -1 without gates."""
+    return d if gates.shape[1] > 1 else gates.shape[1] - 1
 
 
 @_compiled
-def read_backward(queries, groups, mass, d_out, d_queries, d_tables):
-    """Fill d_queries and add to d_tables, one (G, m, d) per group."""
+def read_forward(queries, gates, groups, out, plain, mass):
+    """Fill out (B, q, d), plain and mass.
+
+    Args:
+        queries: (B, q, d), scaled; d a multiple of ``LANES``.
+        gates: (B, q, d), or (B, 1, d) for all queries of a reader, or (B, 0, d) for none: of the tokens' channels.
+        groups: (table (G, m, d), rows (n,), starts (B + 1,)) each, all contiguous: reader b has the m tokens of each
+            table row rows[starts[b]:starts[b + 1]].
+        plain: For the way back, like out: what was read before the gates; without gates it may be out itself.
+        mass: For the way back, (B, 2, num_lanes(q)): the largest logit, and one over the sum of what exceeds it.
+    """
     num_readers, q, d = queries.shape
+    row_bytes, lanes, gate_step = d * queries.itemsize, mass.shape[2], _gate_step(gates, d)
     most = _longest(groups, num_readers)
-    tokens = np.empty(most * d, queries.dtype)
-    columns = np.empty(most * d, queries.dtype)
-    gradient = np.empty(most * d, queries.dtype)
-    weights = np.empty(2 * most * q, queries.dtype)
-    both = np.empty(2 * q * d, queries.dtype)
-    flat_queries, flat_d_out, flat_d_queries = queries.reshape(-1), d_out.reshape(-1), d_queries.reshape(-1)
+    found, found_turned = np.empty(2 * most, np.intp), np.empty(LANES, np.intp)
+    space_gated, space_turned = np.empty((d + 1) * LANES, queries.dtype), np.empty((d + 1) * LANES, queries.dtype)
+    space_weights = np.empty((most + 1) * LANES, queries.dtype)
+    shares = np.empty(LANES, queries.dtype)
+
+    tokens, ahead, turning = begin(found), past(begin(found), most), begin(found_turned)
+    gated, turned, weights = _aligned(space_gated), _aligned(space_turned), _aligned(space_weights)
+    places = _places(groups)
+    next_count = _find(places, 0, row_bytes, ahead) if num_readers else 0
     for reader in range(num_readers):
-        count = _count(groups, reader)
-        if count == 0:
-            d_queries[reader] = 0
-            continue
-        length = _padded(count)
-        _look_up(groups, reader, d, length, tokens, columns)
+        count, tokens, ahead = next_count, ahead, tokens
+        if reader + 1 < num_readers:
+            next_count = _find(places, reader + 1, row_bytes, ahead)
+            _fetch(ahead, next_count, row_bytes)
         own = reader * q * d
-        for c in range(0, q * d, LANES):
-            store(both, c, load(flat_d_out, own + c))
-            store(both, q * d + c, load(flat_queries, own + c))
-        # Rows [d weights; logits] become [weights; d logits].
-        _product(both, d, 1, 2 * q, d, columns, weights, length)
-        for i in range(q):
-            upper, lower = i * length, (q + i) * length
-            for j in range(lower + count, lower + length):
-                weights[j] = -np.inf
-            top = mass[reader, i]
-            sums = zeros(weights)
-            for c in range(0, length, LANES):
-                w = exp(subtract(load(weights, lower + c), top))
-                store(weights, lower + c, w)
-                sums = fma(w, load(weights, upper + c), sums)
-            mean = total(sums)
-            for c in range(0, length, LANES):
-                w = load(weights, lower + c)
-                store(weights, lower + c, scaled(w, subtract(load(weights, upper + c), mean)))
-                store(weights, upper + c, w)
-        _product(weights[q * length :], length, 1, q, length, tokens, flat_d_queries[own:], d)
-        _product(weights, 1, length, length, 2 * q, both, gradient, d)
-        _add_up(groups, reader, d, gradient, d_tables)
+        own_gates, own_mass = past(begin(gates), reader * gates.shape[1] * d), past(begin(mass), reader * 2 * lanes)
+        if count == 0:
+            _clear(past(begin(plain), own), q * d)
+            _clear(past(begin(out), own), q * d)
+            continue
+        for first in range(0, q, LANES):
+            num, at = min(q - first, LANES), own + first * d
+            gate, plain_rows = past(own_gates, max(first * gate_step, 0)), past(begin(plain), at)
+            _gated(past(begin(queries), at), num, d, gate, gate_step, gated)
+            _turn(gated, num, d, turning, turned)
+            _score(tokens, count, d, turned, weights, LANES)
+            top = load(weights, 0)
+            for j in range(1, count):
+                top = maximum(top, load(weights, j * LANES))
+            total = zeros(weights)
+            for j in range(count):
+                weight = exp(subtract(load(weights, j * LANES), top))
+                store(weights, j * LANES, weight)
+                total = add(weight, total)
+            share = reciprocal(total)
+            store(own_mass, first, top)
+            store(own_mass, lanes + first, share)
+            store(begin(shares), 0, share)
+            _read(weights, LANES, num, count, tokens, d, plain_rows)
+            for i in range(num):
+                for c in range(i * d, (i + 1) * d, LANES):
+                    store(plain_rows, c, scaled(shares[i], load(plain_rows, c)))
+            if gate_step >= 0:
+                _gated(plain_rows, num, d, gate, gate_step, past(begin(out), at))
+
+
+@_compiled
+def read_backward(queries, gates, groups, plain, mass, d_out, d_queries, d_gates, d_tables):
+    """Fill d_queries and d_gates, and add to d_tables, one (G, m, d) per group."""
+    num_readers, q, d = queries.shape
+    row_bytes, lanes, gate_step = d * queries.itemsize, mass.shape[2], _gate_step(gates, d)
+    most, step = _longest(groups, num_readers), 2 * LANES
+    found, found_turned = np.empty(3 * most, np.intp), np.empty(LANES, np.intp)
+    space_turned = np.empty((d + 1) * LANES, queries.dtype)
+    space_weights = np.empty((most + 1) * step, queries.dtype)
+    space_both = np.empty((2 * d + 1) * LANES, queries.dtype)
+
+    tokens, ahead, token_sums = begin(found), past(begin(found), most), past(begin(found), 2 * most)
+    turning, turned = begin(found_turned), _aligned(space_turned)
+    weights, both = _aligned(space_weights), _aligned(space_both)
+    places, sum_places = _places(groups), _sum_places(groups, d_tables)
+    next_count = _find(places, 0, row_bytes, ahead) if num_readers else 0
+    for reader in range(num_readers):
+        count, tokens, ahead = next_count, ahead, tokens
+        if reader + 1 < num_readers:
+            next_count = _find(places, reader + 1, row_bytes, ahead)
+            _fetch(ahead, next_count, row_bytes)
+        own, gate_at = reader * q * d, reader * gates.shape[1] * d
+        own_mass = past(begin(mass), reader * 2 * lanes)
+        _clear(past(begin(d_gates), gate_at), gates.shape[1] * d)
+        if count == 0:
+            _clear(past(begin(d_queries), own), q * d)
+            continue
+        _find(sum_places, reader, row_bytes, token_sums)
+        _fetch(token_sums, count, row_bytes)
+        for first in range(0, q, LANES):
+            num, at = min(q - first, LANES), own + first * d
+            own_queries, own_d_out = past(begin(queries), at), past(begin(d_out), at)
+            own_d_queries, offset = past(begin(d_queries), at), gate_at + max(first * gate_step, 0)
+            gate, d_gate = past(begin(gates), offset), past(begin(d_gates), offset)
+            _gated(own_d_out, num, d, gate, gate_step, both)
+            _gated(own_queries, num, d, gate, gate_step, past(both, num * d))
+            # A token's row is 16 d weights and 16 logits, then 16 weights and right after the queries' the d logits.
+            _turn(both, num, d, turning, turned)
+            _score(tokens, count, d, turned, weights, step)
+            _turn(past(both, num * d), num, d, turning, turned)
+            _score(tokens, count, d, turned, past(weights, LANES), step)
+            top, share = load(own_mass, first), load(own_mass, lanes + first)
+            mean = zeros(weights)
+            for j in range(count):
+                row = past(weights, j * step)
+                weight = multiply(share, exp(subtract(load(row, LANES), top)))
+                store(row, LANES, weight)
+                mean = fma(weight, load(row, 0), mean)
+            for j in range(count):
+                row = past(weights, j * step)
+                weight = load(row, LANES)
+                d_logit = multiply(weight, subtract(load(row, 0), mean))
+                store(row, 0, weight)
+                store(row, num, d_logit)
+            _clear(past(weights, count * step), (_padded(count) - count) * step)
+            _read(past(weights, num), step, num, count, tokens, d, own_d_queries)
+            _spread(weights, step, 2 * num, both, d, count, token_sums)
+            if gate_step >= 0:
+                _add_products(own_d_queries, own_queries, num, d, d_gate, gate_step)
+                _add_products(own_d_out, past(begin(plain), at), num, d, d_gate, gate_step)
+                _gated(own_d_queries, num, d, gate, gate_step, own_d_queries)

@@ -1,9 +1,13 @@
-"""Vectors of 16 numbers in Numba functions: LLVM turns each operation into the widest instructions of the machine."""
+"""Vectors of 16 numbers in Numba functions: LLVM turns each operation into the widest instructions of the machine.
+
+Memory is named by pointers (:func:`begin`, :func:`past`), which unlike arrays are not counted with every mention, and
+rows that stand anywhere by a list of their addresses.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from llvmlite import ir
 from numba import types
@@ -13,21 +17,26 @@ from numba.extending import intrinsic, models, register_model
 __all__ = [
     "LANES",
     "add",
+    "address",
+    "begin",
+    "columns",
     "exp",
     "fma",
-    "largest",
     "load",
     "maximum",
+    "multiply",
+    "past",
+    "prefetch",
     "product_of",
+    "reciprocal",
     "scaled",
     "store",
     "subtract",
-    "total",
-    "transpose",
     "zeros",
 ]
 
 LANES = 16
+_INT = ir.IntType(64)
 
 
 class _Vector(types.Type):
@@ -42,10 +51,21 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.dtype).get_value_type(), LANES))
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, start: Any) -> Any:
-    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
-    vector = ir.VectorType(context.get_data_type(array_type.dtype), LANES)
-    return builder.bitcast(builder.gep(data, [start]), vector.as_pointer())
+def _vector_at(builder: Any, pointer: Any) -> Any:
+    """Pointer to a vector whose first number ``pointer`` points to."""
+    return builder.bitcast(pointer, ir.VectorType(pointer.type.pointee, LANES).as_pointer())
+
+
+def _load(builder: Any, pointer: Any) -> Any:
+    return builder.load(_vector_at(builder, pointer), align=_bytes(pointer))
+
+
+def _store(builder: Any, vector: Any, pointer: Any) -> None:
+    builder.store(vector, _vector_at(builder, pointer), align=_bytes(pointer))
+
+
+def _bytes(pointer: Any) -> int:
+    return 4 if isinstance(pointer.type.pointee, ir.FloatType) else 8
 
 
 def _call(builder: Any, name: str, *arguments: Any) -> Any:
@@ -69,43 +89,78 @@ def _constant(kind: Any, value: float) -> Any:
 
 
 @intrinsic
-def load(typing: Any, array: Any, start: Any) -> Any:
-    """The 16 numbers of a flat array from ``start``."""
+def begin(typing: Any, array: Any) -> Any:
+    """Pointer to the first number of a contiguous array."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments)
-        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+        return cgutils.create_struct_proxy(array)(context, builder, arguments[0]).data
 
-    return _Vector(array.dtype)(array, types.intp), lower
+    return types.CPointer(array.dtype)(array), lower
 
 
 @intrinsic
-def store(typing: Any, array: Any, start: Any, vector: Any) -> Any:
+def past(typing: Any, pointer: Any, count: Any) -> Any:
+    """The pointer ``count`` numbers on."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, types.intp), lower
+
+
+@intrinsic
+def address(typing: Any, pointer: Any) -> Any:
+    """Where the pointer points, as an integer to keep in an array."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], _INT)
+
+    return types.intp(pointer), lower
+
+
+@intrinsic
+def load(typing: Any, pointer: Any, start: Any) -> Any:
+    """The 16 numbers from ``start``."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _load(builder, builder.gep(arguments[0], [arguments[1]]))
+
+    return _Vector(pointer.dtype)(pointer, types.intp), lower
+
+
+@intrinsic
+def store(typing: Any, pointer: Any, start: Any, vector: Any) -> Any:
     """Write them there."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
-        builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
+        _store(builder, arguments[2], builder.gep(arguments[0], [arguments[1]]))
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), lower
+    return types.void(pointer, types.intp, vector), lower
 
 
 @intrinsic
-def transpose(typing: Any, source: Any, start: Any, step: Any, target: Any, at: Any, target_step: Any) -> Any:
-    """Write the 16 x 16 numbers of a flat array as columns of another; rows begin ``step`` apart."""
+def prefetch(typing: Any, where: Any) -> Any:
+    """Begin to bring the memory at an address near."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source_array, start, step, target_array, at, target_step = arguments
-        align = source.dtype.bitwidth // 8
+        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
+        )
+        builder.call(function, [builder.inttoptr(arguments[0], byte), i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
 
-        def row(first: Any, apart: Any, i: int) -> Any:
-            return builder.add(first, builder.mul(apart, ir.Constant(apart.type, i)))
+    return types.void(types.intp), lower
 
-        rows = [
-            builder.load(_pointer(context, builder, source, source_array, row(start, step, i)), align=align)
-            for i in range(LANES)
-        ]
+
+@intrinsic
+def columns(typing: Any, addresses: Any, start: Any, target: Any) -> Any:
+    """Numbers ``start`` to ``start + 16`` of the 16 rows at the addresses, as 16 columns one after the other."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        addresses, start, target = arguments
+        rows = [_load(builder, _row(builder, addresses, _INT(i), start, target.type)) for i in range(LANES)]
         half = LANES // 2
         lanes = ir.VectorType(ir.IntType(32), LANES)
         low = ir.Constant(lanes, [i // 2 + i % 2 * LANES for i in range(LANES)])
@@ -114,72 +169,108 @@ def transpose(typing: Any, source: Any, start: Any, step: Any, target: Any, at: 
             pairs = list(zip(rows[:half], rows[half:], strict=True))
             rows = [builder.shuffle_vector(a, b, part) for a, b in pairs for part in (low, high)]
         for i, vector in enumerate(rows):
-            builder.store(
-                vector, _pointer(context, builder, target, target_array, row(at, target_step, i)), align=align
-            )
+            _store(builder, vector, builder.gep(target, [_INT(i * LANES)]))
         return context.get_dummy_value()
 
-    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), lower
+    return types.void(addresses, types.intp, target), lower
 
 
-def product_of(num_rows: int) -> Any:
+def _row(builder: Any, addresses: Any, index: Any, start: Any, kind: Any) -> Any:
+    """Pointer to number ``start`` of the row at the address with that index."""
+    row = builder.inttoptr(builder.load(builder.gep(addresses, [index])), kind)
+    return builder.gep(row, [start])
+
+
+_CHAINS = 8
+"""Sums that must be under way for an adder never to wait."""
+
+_Place = Literal["apart", "anywhere"]
+
+
+def product_of(
+    num_rows: int, *, left_rows: _Place = "apart", right_rows: _Place = "apart", out_rows: _Place = "apart"
+) -> Any:
     """A function for so many rows of a matrix product, 16 columns wide, held in registers until they are complete.
 
-    left, at, row_step, step: Entry (i, k) of the left matrix is at ``at + i * row_step + k * step``.
-    inner: Columns of the left matrix, rows of the right one.
-    right, start, width: Row k of the right matrix begins at ``start + k * width``.
-    out, to: Row i of the product goes to ``to + i * width``.
+    Rows stand ``step`` numbers ``apart``, or ``anywhere``: then the pointer is to their addresses, and ``step`` is the
+    number of a row to begin with.
+
+    Arguments of the function:
+        left, left_step, next: Rows of the left matrix; entries of a row stand ``next`` apart.
+        inner: Columns of the left matrix, rows of the right one.
+        right, right_step: Rows of the right matrix, 16 numbers of each.
+        out, out_step: Rows of the product; ``anywhere``, it is added to what is there.
     """
+    num_chains = max(1, _CHAINS // num_rows)
 
     @intrinsic
     def product(
         typing: Any,
         left: Any,
-        at: Any,
-        row_step: Any,
-        step: Any,
+        left_step: Any,
+        next: Any,
         inner: Any,
         right: Any,
-        start: Any,
-        width: Any,
+        right_step: Any,
         out: Any,
-        to: Any,
+        out_step: Any,
     ) -> Any:
+        numbers = right if right_rows == "apart" else out if out_rows == "apart" else left
+
         def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            left_array, at, row_step, step, inner, right_array, start, width, out_array, to = arguments
-            align = right.dtype.bitwidth // 8
-            numbers = cgutils.create_struct_proxy(left)(context, builder, left_array).data
-            nothing = _constant(context.get_value_type(_Vector(right.dtype)), 0)
-            sums = [cgutils.alloca_once_value(builder, nothing) for _ in range(num_rows)]
+            left, left_step, next, inner, right, right_step, out, out_step = arguments
+            kind = context.get_value_type(numbers)
+            nothing = _constant(ir.VectorType(kind.pointee, LANES), 0)
+
+            def row(place: _Place, rows: Any, index: Any, step: Any) -> Any:
+                if place == "apart":
+                    return builder.gep(rows, [builder.mul(index, step)])
+                return _row(builder, rows, index, step, kind)
+
+            lefts = [row(left_rows, left, _INT(i), left_step) for i in range(num_rows)]
+            sums = [[cgutils.alloca_once(builder, nothing.type) for _ in range(num_chains)] for _ in range(num_rows)]
             for each in sums:
-                builder.store(nothing, each)
-            with cgutils.for_range(builder, inner) as loop:
-                row = builder.add(start, builder.mul(loop.index, width))
-                vector = builder.load(_pointer(context, builder, right, right_array, row), align=align)
-                entry = builder.add(at, builder.mul(loop.index, step))
-                for each in sums:
+                for chain in each:
+                    builder.store(nothing, chain)
+
+            def accumulate(k: Any, chain: int) -> None:
+                vector = _load(builder, row(right_rows, right, k, right_step))
+                entry = builder.mul(k, next)
+                for each, numbers in zip(sums, lefts, strict=True):
                     number = _all(builder, builder.load(builder.gep(numbers, [entry])))
-                    builder.store(_call(builder, "fma", number, vector, builder.load(each)), each)
-                    entry = builder.add(entry, row_step)
-            for each in sums:
-                builder.store(builder.load(each), _pointer(context, builder, out, out_array, to), align=align)
-                to = builder.add(to, width)
+                    builder.store(_call(builder, "fma", number, vector, builder.load(each[chain])), each[chain])
+
+            whole = builder.sdiv(inner, _INT(num_chains))
+            with cgutils.for_range(builder, whole) as loop:
+                for chain in range(num_chains):
+                    accumulate(builder.add(builder.mul(loop.index, _INT(num_chains)), _INT(chain)), chain)
+            if num_chains > 1:
+                with cgutils.for_range(builder, inner, start=builder.mul(whole, _INT(num_chains))) as loop:
+                    accumulate(loop.index, 0)
+            for i, each in enumerate(sums):
+                found = [builder.load(chain) for chain in each]
+                while len(found) > 1:
+                    found = [builder.fadd(a, b) for a, b in zip(found[::2], found[1::2], strict=True)]
+                target = row(out_rows, out, _INT(i), out_step)
+                if out_rows == "anywhere":
+                    found[0] = builder.fadd(_load(builder, target), found[0])
+                _store(builder, found[0], target)
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(left, n, n, n, n, right, n, n, out, n), lower
+        return types.void(left, n, n, n, right, n, out, n), lower
 
     return product
 
 
 @intrinsic
-def zeros(typing: Any, array: Any) -> Any:
-    """16 zeros of the array's type."""
+def zeros(typing: Any, pointer: Any) -> Any:
+    """16 zeros of the type pointed to."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _constant(context.get_value_type(signature.return_type), 0)
 
-    return _Vector(array.dtype)(array), lower
+    return _Vector(pointer.dtype)(pointer), lower
 
 
 @intrinsic
@@ -189,35 +280,45 @@ def add(typing: Any, left: Any, right: Any) -> Any:
 
 
 @intrinsic
-def fma(typing: Any, number: Any, vector: Any, added: Any) -> Any:
-    """``number * vector + added``, rounded once; the number may be a vector too."""
+def fma(typing: Any, left: Any, right: Any, added: Any) -> Any:
+    """``left * right + added``, rounded once."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left = arguments[0] if isinstance(number, _Vector) else _all(builder, arguments[0])
-        return _call(builder, "fma", left, *arguments[1:])
+        return _call(builder, "fma", *arguments)
 
-    return vector(number, vector, added), lower
+    return left(left, right, added), lower
 
 
 @intrinsic
 def scaled(typing: Any, number: Any, vector: Any) -> Any:
-    """``number * vector``; the number may be a vector too."""
+    """``number * vector``."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left = arguments[0] if isinstance(number, _Vector) else _all(builder, arguments[0])
-        return builder.fmul(left, arguments[1])
+        return builder.fmul(_all(builder, arguments[0]), arguments[1])
 
-    return vector(number if isinstance(number, _Vector) else vector.dtype, vector), lower
+    return vector(vector.dtype, vector), lower
 
 
 @intrinsic
-def subtract(typing: Any, vector: Any, number: Any) -> Any:
-    """``vector - number``."""
+def subtract(typing: Any, left: Any, right: Any) -> Any:
+    """The difference in every lane."""
+    return left(left, right), lambda context, builder, signature, arguments: builder.fsub(*arguments)
+
+
+@intrinsic
+def multiply(typing: Any, left: Any, right: Any) -> Any:
+    """The product in every lane."""
+    return left(left, right), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def reciprocal(typing: Any, vector: Any) -> Any:
+    """One over every lane."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fsub(arguments[0], _all(builder, arguments[1]))
+        return builder.fdiv(_constant(arguments[0].type, 1), arguments[0])
 
-    return vector(vector, vector.dtype), lower
+    return vector(vector), lower
 
 
 @intrinsic
@@ -228,35 +329,6 @@ def maximum(typing: Any, left: Any, right: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
 
     return left(left, right), lower
-
-
-def _folded(builder: Any, vector: Any, combine: Any) -> Any:
-    half = LANES // 2
-    while half:
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [(i + half) % LANES for i in range(LANES)])
-        vector = combine(vector, builder.shuffle_vector(vector, vector, lanes))
-        half //= 2
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
-
-
-@intrinsic
-def total(typing: Any, vector: Any) -> Any:
-    """Sum of the lanes."""
-
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _folded(builder, arguments[0], builder.fadd)
-
-    return vector.dtype(vector), lower
-
-
-@intrinsic
-def largest(typing: Any, vector: Any) -> Any:
-    """Largest of the lanes."""
-
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _folded(builder, arguments[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
-
-    return vector.dtype(vector), lower
 
 
 @intrinsic

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 try:
-    from infnet.layers.read_kernel import MAX_GROUPS, read_backward, read_forward
+    from infnet.layers.read_kernel import MAX_GROUPS, num_lanes, read_backward, read_forward
     from infnet.layers.simd import LANES
 except ImportError:
     _HAS_KERNEL = False
@@ -62,47 +62,60 @@ class TableTokens:
         self._rows = [rows for _, rows in groups]
         self._num_readers = len(groups[0][1].starts) - 1
 
-    def read(self, queries: Sequence[Tensor]) -> list[Tensor]:
-        """All queries (R, a, q, d) in one pass over each request's tokens."""
+    def read(self, queries: Sequence[Tensor], gate: Tensor | None = None) -> list[Tensor]:
+        """All queries (R, a, q, d), and gate (R, a', 1, d) if any, in one pass over each request's tokens."""
         width = queries[0].shape[-1]
-        flat = torch.cat([q.expand(self._num_readers, -1, -1, -1).flatten(1, 2) for q in queries], dim=1)
+        levels = [max(q.shape[1], 1 if gate is None else gate.shape[1]) for q in queries]
+        flat = self._side_by_side(queries, levels)
+        gates = flat[:, :0]
+        if gate is not None:
+            each = [gate.expand(-1, -1, q.shape[2], -1) for q in queries]
+            gates = gate.squeeze(2) if max(levels) == 1 else self._side_by_side(each, levels)
         tables = self.tables
         if torch.is_autocast_enabled("cpu"):
-            flat, tables = flat.float(), [table.float() for table in tables]
+            flat, gates, tables = flat.float(), gates.float(), [table.float() for table in tables]
         if width % LANES:
             padding = (0, -width % LANES)
-            flat, tables = F.pad(flat, padding), [F.pad(table, padding) for table in tables]
-        read, *again = _TableRead.apply(flat, self._rows, *tables)
+            flat, gates, tables = F.pad(flat, padding), F.pad(gates, padding), [F.pad(t, padding) for t in tables]
+        read, *again = _TableRead.apply(flat, gates, self._rows, *tables)
         self.tables = [table[..., :width] for table in again] if width % LANES else again
-        parts = read[..., :width].split([q.shape[1] * q.shape[2] for q in queries], dim=1)
-        return [part.unflatten(1, q.shape[1:3]) for part, q in zip(parts, queries, strict=True)]
+        parts = read[..., :width].split([a * q.shape[2] for a, q in zip(levels, queries, strict=True)], dim=1)
+        return [part.unflatten(1, (a, -1)) for part, a in zip(parts, levels, strict=True)]
+
+    def _side_by_side(self, rows: Sequence[Tensor], levels: Sequence[int]) -> Tensor:
+        """(R, a, q, d) each -> (R, sum of a * q, d)."""
+        each = [r.expand(self._num_readers, a, -1, -1).flatten(1, 2) for r, a in zip(rows, levels, strict=True)]
+        return torch.cat(each, dim=1)
 
 
 class _TableRead(Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, rows: Sequence[Rows], *tables: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, queries: Tensor, gates: Tensor, rows: Sequence[Rows], *tables: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        queries, tables = queries.contiguous(), tuple(table.contiguous() for table in tables)
-        out, mass = torch.empty_like(queries), queries.new_empty(queries.shape[:2])
-        read_forward(queries.numpy(), _groups(tables, rows), out.numpy(), mass.numpy())
+        queries, gates, tables = queries.contiguous(), gates.contiguous(), tuple(table.contiguous() for table in tables)
+        out = torch.empty_like(queries)
+        plain = torch.empty_like(queries) if gates.shape[1] else out
+        mass = queries.new_empty(queries.shape[0], 2, num_lanes(queries.shape[1]))
+        arrays = (t.detach().numpy() for t in (out, plain, mass))
+        read_forward(queries.numpy(), gates.numpy(), _groups(tables, rows), *arrays)
         ctx.rows = rows
-        ctx.save_for_backward(queries, mass, *tables)
+        ctx.save_for_backward(queries, gates, plain if gates.shape[1] else mass, mass, *tables)
         return (out, *(table.view_as(table) for table in tables))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor | None, *d_later: Tensor | None) -> tuple[Tensor | None, ...]:
         if d_out is None:
-            return (None, None, *d_later)
-        queries, mass, *tables = ctx.saved_tensors
+            return (None, None, None, *d_later)
+        queries, gates, plain, mass, *tables = ctx.saved_tensors
         # What later reads left is theirs alone, so this read adds to it in place.
         d_tables = [torch.zeros_like(t) if g is None else g.contiguous() for t, g in zip(tables, d_later, strict=True)]
-        d_queries = torch.empty_like(queries)
+        d_queries, d_gates = torch.empty_like(queries), torch.empty_like(gates)
         sums = tuple(d_table.numpy() for d_table in d_tables)
         sums += tuple(np.empty((0, 0, queries.shape[2]), sums[0].dtype) for _ in range(MAX_GROUPS - len(sums)))
-        groups, gradient = _groups(tables, ctx.rows), d_out.contiguous().numpy()
-        read_backward(queries.numpy(), groups, mass.numpy(), gradient, d_queries.numpy(), sums)
-        return (d_queries, None, *d_tables)
+        arrays = (t.numpy() for t in (plain, mass, d_out.contiguous(), d_queries, d_gates))
+        read_backward(queries.numpy(), gates.numpy(), _groups(tables, ctx.rows), *arrays, sums)
+        return (d_queries, d_gates, None, *d_tables)
 
 
 def _groups(tables: Sequence[Tensor], rows: Sequence[Rows]) -> tuple[tuple[NDArray[Any], ...], ...]:

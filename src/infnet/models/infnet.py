@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
-from infnet.layers.attention import CrossAttention, TaskTokens, TokenSet, cross_attend, field_tokens, history_tokens
+from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, field_tokens, history_tokens, task_tokens
 from infnet.layers.events import EventTokens
 from infnet.layers.gate import ProxyGate
 from infnet.layers.gather import RowIndex
@@ -48,7 +48,8 @@ class INFNetConfig(ModelConfig):
     cat_hidden: tuple[PositiveInt, ...] = (256,)
     """Hidden layers of phi_cat (eq. 2)."""
     cat_skip: bool = True
-    """Add a linear map of C to phi_cat, so that a proxy can be a candidate's own embedding from the start."""
+    """Add a linear map of the item's and the candidate's tokens to phi_cat, so that a proxy can be a candidate's own
+    embedding from the start."""
     seq_hidden: tuple[PositiveInt, ...] = ()
     """Hidden layers of phi_seq (eq. 4)."""
     gate_hidden: tuple[PositiveInt, ...] = ()
@@ -152,8 +153,12 @@ class _Block(nn.Module):
             {name: ProxyGate(count, config.width, config.gate_hidden) for name, count in counts.items() if count}
         )
 
-    def forward(self, state: _State, fields: TokenSet, history: TokenSet | None) -> _State:
-        token_sets: dict[str, TokenSet | None] = {"cat": fields, "seq": history, "task": TaskTokens(state.task)}
+    def forward(self, state: _State, fields: TokenSet, history: TokenSet | None, num_requests: int) -> _State:
+        token_sets: dict[str, TokenSet | None] = {
+            "cat": fields,
+            "seq": history,
+            "task": task_tokens(state.task, num_requests),
+        }
         old: dict[str, Tensor | None] = {"cat": state.cat, "seq": state.seq, "shared": state.shared, "task": state.task}
         gate = {"cat": state.cat_gate, "seq": state.seq_gate, "task": None}
         new: dict[str, Tensor] = {}
@@ -266,7 +271,7 @@ class INFNet(RankingModel):
             task=self.task_tokens[None, None],
         )
         for block in self.blocks:
-            state = block(state, fields, history)
+            state = block(state, fields, history, batch.num_requests)
         shared = _present(state.cat).flatten(2) if self.config.head_reads == "task+proxies" else None
         logits: Tensor = self.heads(state.task, shared)
         return logits

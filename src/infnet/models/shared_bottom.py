@@ -61,12 +61,11 @@ class SharedBottom(RankingModel):
         request = [self.request(embedded, batch.user, batch.context)]
         if self.events is not None:
             request.append(self._pooled(embedded, batch, self.events))
-        of_item = self.first.part(1, self.item(embedded, batch.item).flatten(1))
-        hidden = self.first.part(0, torch.cat(request, dim=1).flatten(1))[:, None]
-        hidden = hidden + gather_rows(of_item, batch.candidate_item) + self.first.bias
+        hidden = gather_rows(self.first.part(1, self.item(embedded, batch.item).flatten(1)), batch.candidate_item)
+        hidden += self.first.part(0, torch.cat(request, dim=1).flatten(1), with_bias=True)[:, None]
         if self.candidate.num_tokens:
             own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
-            hidden = hidden + self.first.part(2, own.flatten(2))
+            hidden += self.first.part(2, own.flatten(2))
         shared = self.rest(hidden)
         return self.heads(shared[..., None, :].expand(-1, -1, len(self.layout.tasks), -1))
 
