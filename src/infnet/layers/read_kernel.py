@@ -33,9 +33,12 @@ from infnet.layers.simd import (
     zeros,
 )
 
-__all__ = ["MAX_GROUPS", "num_lanes", "read_backward", "read_forward"]
+__all__ = ["MAX_GROUPS", "MAX_KINDS", "num_lanes", "read_backward", "read_forward"]
 
 MAX_GROUPS = 3
+"""Tables."""
+MAX_KINDS = 4
+"""Tensors of queries."""
 _STRIP = 8
 """Tokens scored together."""
 _LINE = 64
@@ -106,14 +109,40 @@ def _turn(rows, num, d, addresses, out):
 
 
 @_compiled
-def _gated(rows, num, d, gates, step, out):
-    """out (num, d) = rows (num, d) times the gates (num, d), which stand ``step`` apart; ``step`` < 0: times one."""
-    for i in range(num):
-        for c in range(i * d, (i + 1) * d, LANES):
-            row = load(rows, c)
-            if step >= 0:
-                row = multiply(load(gates, i * (step - d) + c), row)
-            store(out, c, row)
+def _kinds(arrays):
+    """Pointer and rows of a reader, for each array (B, rows, d)."""
+    a, b, c, d = arrays
+    return (begin(a), a.shape[1]), (begin(b), b.shape[1]), (begin(c), c.shape[1]), (begin(d), d.shape[1])
+
+
+@_compiled
+def _collect(kinds, reader, first, num, d, gates, gate_step, out):
+    """out (num, d) = the reader's rows from ``first`` on, all kinds one after the other, times their gates."""
+    before = 0
+    for rows, count in kinds:
+        for i in range(max(first - before, 0), min(first + num - before, count)):
+            at, to = (reader * count + i) * d, (before + i - first) * d
+            for c in range(0, d, LANES):
+                row = load(rows, at + c)
+                if gate_step >= 0:
+                    row = multiply(load(gates, (before + i) * gate_step + c), row)
+                store(out, to + c, row)
+        before += count
+
+
+@_compiled
+def _hand_out(rows, kinds, reader, first, num, d, gates, gate_step):
+    """The way back: rows (num, d) times their gates to where the reader's rows from ``first`` on belong."""
+    before = 0
+    for out, count in kinds:
+        for i in range(max(first - before, 0), min(first + num - before, count)):
+            at, to = (before + i - first) * d, (reader * count + i) * d
+            for c in range(0, d, LANES):
+                row = load(rows, at + c)
+                if gate_step >= 0:
+                    row = multiply(load(gates, (before + i) * gate_step + c), row)
+                store(out, to + c, row)
+        before += count
 
 
 @_compiled
@@ -123,6 +152,19 @@ def _add_products(left, right, num, d, out, step):
         for c in range(0, d, LANES):
             product = fma(load(left, i * d + c), load(right, i * d + c), load(out, i * step + c))
             store(out, i * step + c, product)
+
+
+@_compiled
+def _largest(rows, count):
+    """The largest number in each lane of (count, 16)."""
+    a = b = c = d = load(rows, 0)  # four at a time, since each comparison waits for the one before
+    for j in range(0, count - 3, 4):
+        row = past(rows, j * LANES)
+        a, b = maximum(a, load(row, 0)), maximum(b, load(row, LANES))
+        c, d = maximum(c, load(row, 2 * LANES)), maximum(d, load(row, 3 * LANES))
+    for j in range(count // 4 * 4, count):
+        a = maximum(a, load(rows, j * LANES))
+    return maximum(maximum(a, b), maximum(c, d))
 
 
 @_compiled
@@ -169,7 +211,7 @@ def _find(places, reader, row_bytes, tokens):
     """Write the addresses of the reader's tokens, the first again up to whole strips; return how many it has."""
     count = 0
     for table, rows, starts, m in places:
-        for at in range(starts[reader], starts[reader + 1]):
+        for at in range(starts[reader], starts[reader + 1] if m else 0):
             row = table + rows[at] * (m * row_bytes)
             for k in range(m):
                 tokens[count] = row + k * row_bytes
@@ -200,6 +242,11 @@ def _longest(groups, num_readers):
 
 
 @_compiled
+def _num_queries(queries):
+    return queries[0].shape[1] + queries[1].shape[1] + queries[2].shape[1] + queries[3].shape[1]
+
+
+@_compiled
 def _gate_step(gates, d):
     """From a query's gate to the next one's: 0 if all share it, -1 without gates."""
     return d if gates.shape[1] > 1 else gates.shape[1] - 1
@@ -207,123 +254,127 @@ def _gate_step(gates, d):
 
 @_compiled
 def read_forward(queries, gates, groups, out, plain, mass):
-    """Fill out (B, q, d), plain and mass.
+    """Fill out, plain and mass.
 
     Args:
-        queries: (B, q, d), scaled; d a multiple of ``LANES``.
+        queries: ``MAX_KINDS`` times (B, q_i, d), scaled; d a multiple of ``LANES``. q is the sum of the q_i.
         gates: (B, q, d), or (B, 1, d) for all queries of a reader, or (B, 0, d) for none: of the tokens' channels.
-        groups: (table (G, m, d), rows (n,), starts (B + 1,)) each, all contiguous: reader b has the m tokens of each
+        groups: ``MAX_GROUPS`` times (table (G, m, d), rows (n,), starts (B + 1,)): reader b has the m tokens of each
             table row rows[starts[b]:starts[b + 1]].
-        plain: For the way back, like out: what was read before the gates; without gates it may be out itself.
-        mass: For the way back, (B, 2, num_lanes(q)): the largest logit, and one over the sum of what exceeds it.
+        out: Like queries.
+        plain: (B, q, d), for the way back: what was read before the gates; (B, 0, d) without them.
+        mass: (B, 2, num_lanes(q)), for the way back: the largest logit, and one over the sum of what exceeds it.
+
+    All are contiguous.
     """
-    num_readers, q, d = queries.shape
-    row_bytes, lanes, gate_step = d * queries.itemsize, mass.shape[2], _gate_step(gates, d)
+    num_readers, d, q = mass.shape[0], gates.shape[2], _num_queries(queries)
+    row_bytes, lanes, gate_step = d * gates.itemsize, mass.shape[2], _gate_step(gates, d)
     most = _longest(groups, num_readers)
     found, found_turned = np.empty(2 * most, np.intp), np.empty(LANES, np.intp)
-    space_gated, space_turned = np.empty((d + 1) * LANES, queries.dtype), np.empty((d + 1) * LANES, queries.dtype)
-    space_weights = np.empty((most + 1) * LANES, queries.dtype)
-    shares = np.empty(LANES, queries.dtype)
+    space_rows, space_turned = np.empty((d + 1) * LANES, gates.dtype), np.empty((d + 1) * LANES, gates.dtype)
+    space_weights, space_read = np.empty((most + 1) * LANES, gates.dtype), np.empty((d + 1) * LANES, gates.dtype)
+    shares = np.empty(LANES, gates.dtype)
 
     tokens, ahead, turning = begin(found), past(begin(found), most), begin(found_turned)
-    gated, turned, weights = _aligned(space_gated), _aligned(space_turned), _aligned(space_weights)
-    places = _places(groups)
+    rows, turned, weights = _aligned(space_rows), _aligned(space_turned), _aligned(space_weights)
+    read = _aligned(space_read)
+    places, queries_of, out_of = _places(groups), _kinds(queries), _kinds(out)
     next_count = _find(places, 0, row_bytes, ahead) if num_readers else 0
     for reader in range(num_readers):
         count, tokens, ahead = next_count, ahead, tokens
         if reader + 1 < num_readers:
             next_count = _find(places, reader + 1, row_bytes, ahead)
             _fetch(ahead, next_count, row_bytes)
-        own = reader * q * d
         own_gates, own_mass = past(begin(gates), reader * gates.shape[1] * d), past(begin(mass), reader * 2 * lanes)
-        if count == 0:
-            _clear(past(begin(plain), own), q * d)
-            _clear(past(begin(out), own), q * d)
-            continue
         for first in range(0, q, LANES):
-            num, at = min(q - first, LANES), own + first * d
-            gate, plain_rows = past(own_gates, max(first * gate_step, 0)), past(begin(plain), at)
-            _gated(past(begin(queries), at), num, d, gate, gate_step, gated)
-            _turn(gated, num, d, turning, turned)
-            _score(tokens, count, d, turned, weights, LANES)
-            top = load(weights, 0)
-            for j in range(1, count):
-                top = maximum(top, load(weights, j * LANES))
-            total = zeros(weights)
-            for j in range(count):
-                weight = exp(subtract(load(weights, j * LANES), top))
-                store(weights, j * LANES, weight)
-                total = add(weight, total)
-            share = reciprocal(total)
-            store(own_mass, first, top)
-            store(own_mass, lanes + first, share)
-            store(begin(shares), 0, share)
-            _read(weights, LANES, num, count, tokens, d, plain_rows)
-            for i in range(num):
-                for c in range(i * d, (i + 1) * d, LANES):
-                    store(plain_rows, c, scaled(shares[i], load(plain_rows, c)))
+            num = min(q - first, LANES)
             if gate_step >= 0:
-                _gated(plain_rows, num, d, gate, gate_step, past(begin(out), at))
+                read = past(begin(plain), (reader * q + first) * d)
+            if count:
+                _collect(queries_of, reader, first, num, d, own_gates, gate_step, rows)
+                _turn(rows, num, d, turning, turned)
+                _score(tokens, count, d, turned, weights, LANES)
+                top = _largest(weights, count)
+                total = zeros(weights)
+                for j in range(count):
+                    weight = exp(subtract(load(weights, j * LANES), top))
+                    store(weights, j * LANES, weight)
+                    total = add(weight, total)
+                share = reciprocal(total)
+                store(own_mass, first, top)
+                store(own_mass, lanes + first, share)
+                store(begin(shares), 0, share)
+                _read(weights, LANES, num, count, tokens, d, read)
+                for i in range(num):
+                    for c in range(i * d, (i + 1) * d, LANES):
+                        store(read, c, scaled(shares[i], load(read, c)))
+            else:
+                _clear(read, num * d)
+            _hand_out(read, out_of, reader, first, num, d, own_gates, gate_step)
 
 
 @_compiled
 def read_backward(queries, gates, groups, plain, mass, d_out, d_queries, d_gates, d_tables):
     """Fill d_queries and d_gates, and add to d_tables, one (G, m, d) per group."""
-    num_readers, q, d = queries.shape
-    row_bytes, lanes, gate_step = d * queries.itemsize, mass.shape[2], _gate_step(gates, d)
+    num_readers, d, q = mass.shape[0], gates.shape[2], _num_queries(queries)
+    row_bytes, lanes, gate_step = d * gates.itemsize, mass.shape[2], _gate_step(gates, d)
     most, step = _longest(groups, num_readers), 2 * LANES
     found, found_turned = np.empty(3 * most, np.intp), np.empty(LANES, np.intp)
-    space_turned = np.empty((d + 1) * LANES, queries.dtype)
-    space_weights = np.empty((most + 1) * step, queries.dtype)
-    space_both = np.empty((2 * d + 1) * LANES, queries.dtype)
+    space_turned, space_rows = np.empty((d + 1) * LANES, gates.dtype), np.empty((d + 1) * LANES, gates.dtype)
+    space_scores, space_weights = np.empty((most + 1) * step, gates.dtype), np.empty((most + 1) * step, gates.dtype)
+    space_both = np.empty((2 * d + 1) * LANES, gates.dtype)
 
     tokens, ahead, token_sums = begin(found), past(begin(found), most), past(begin(found), 2 * most)
-    turning, turned = begin(found_turned), _aligned(space_turned)
-    weights, both = _aligned(space_weights), _aligned(space_both)
+    turning, turned, rows = begin(found_turned), _aligned(space_turned), _aligned(space_rows)
+    scores, weights, both = _aligned(space_scores), _aligned(space_weights), _aligned(space_both)
     places, sum_places = _places(groups), _sum_places(groups, d_tables)
+    queries_of, d_out_of, d_queries_of = _kinds(queries), _kinds(d_out), _kinds(d_queries)
     next_count = _find(places, 0, row_bytes, ahead) if num_readers else 0
     for reader in range(num_readers):
         count, tokens, ahead = next_count, ahead, tokens
         if reader + 1 < num_readers:
             next_count = _find(places, reader + 1, row_bytes, ahead)
             _fetch(ahead, next_count, row_bytes)
-        own, gate_at = reader * q * d, reader * gates.shape[1] * d
-        own_mass = past(begin(mass), reader * 2 * lanes)
-        _clear(past(begin(d_gates), gate_at), gates.shape[1] * d)
-        if count == 0:
-            _clear(past(begin(d_queries), own), q * d)
-            continue
-        _find(sum_places, reader, row_bytes, token_sums)
-        _fetch(token_sums, count, row_bytes)
+        gate_at, own_mass = reader * gates.shape[1] * d, past(begin(mass), reader * 2 * lanes)
+        own_gates, own_d_gates = past(begin(gates), gate_at), past(begin(d_gates), gate_at)
+        _clear(own_d_gates, gates.shape[1] * d)
+        if count:
+            _find(sum_places, reader, row_bytes, token_sums)
+            _fetch(token_sums, count, row_bytes)
         for first in range(0, q, LANES):
-            num, at = min(q - first, LANES), own + first * d
-            own_queries, own_d_out = past(begin(queries), at), past(begin(d_out), at)
-            own_d_queries, offset = past(begin(d_queries), at), gate_at + max(first * gate_step, 0)
-            gate, d_gate = past(begin(gates), offset), past(begin(d_gates), offset)
-            _gated(own_d_out, num, d, gate, gate_step, both)
-            _gated(own_queries, num, d, gate, gate_step, past(both, num * d))
-            # A token's row is 16 d weights and 16 logits, then 16 weights and right after the queries' the d logits.
-            _turn(both, num, d, turning, turned)
-            _score(tokens, count, d, turned, weights, step)
-            _turn(past(both, num * d), num, d, turning, turned)
-            _score(tokens, count, d, turned, past(weights, LANES), step)
-            top, share = load(own_mass, first), load(own_mass, lanes + first)
-            mean = zeros(weights)
-            for j in range(count):
-                row = past(weights, j * step)
-                weight = multiply(share, exp(subtract(load(row, LANES), top)))
-                store(row, LANES, weight)
-                mean = fma(weight, load(row, 0), mean)
-            for j in range(count):
-                row = past(weights, j * step)
-                weight = load(row, LANES)
-                d_logit = multiply(weight, subtract(load(row, 0), mean))
-                store(row, 0, weight)
-                store(row, num, d_logit)
-            _clear(past(weights, count * step), (_padded(count) - count) * step)
-            _read(past(weights, num), step, num, count, tokens, d, own_d_queries)
-            _spread(weights, step, 2 * num, both, d, count, token_sums)
-            if gate_step >= 0:
-                _add_products(own_d_queries, own_queries, num, d, d_gate, gate_step)
-                _add_products(own_d_out, past(begin(plain), at), num, d, d_gate, gate_step)
-                _gated(own_d_queries, num, d, gate, gate_step, own_d_queries)
+            num = min(q - first, LANES)
+            if count:
+                d_rows, query_rows = both, past(both, num * d)
+                _collect(d_out_of, reader, first, num, d, own_gates, gate_step, d_rows)
+                _collect(queries_of, reader, first, num, d, own_gates, gate_step, query_rows)
+                # A token's scores are its d weights and, ``apart`` further, its logits: in one vector if both fit.
+                apart = num if 2 * num <= LANES else LANES
+                score_step = LANES if 2 * num <= LANES else step
+                _turn(both, min(2 * num, LANES) if apart == num else num, d, turning, turned)
+                _score(tokens, count, d, turned, scores, score_step)
+                if apart == LANES:
+                    _turn(query_rows, num, d, turning, turned)
+                    _score(tokens, count, d, turned, past(scores, LANES), score_step)
+                top, share = load(own_mass, first), load(own_mass, lanes + first)
+                mean = zeros(weights)
+                for j in range(count):
+                    row = past(scores, j * score_step)
+                    weight = multiply(share, exp(subtract(load(row, apart), top)))
+                    store(weights, j * step, weight)
+                    mean = fma(weight, load(row, 0), mean)
+                for j in range(count):  # right after the weights of all queries, their d logits
+                    weight = load(weights, j * step)
+                    d_logit = multiply(weight, subtract(load(scores, j * score_step), mean))
+                    store(weights, j * step + num, d_logit)
+                _clear(past(weights, count * step), (_padded(count) - count) * step)
+                _read(past(weights, num), step, num, count, tokens, d, rows)
+                _spread(weights, step, 2 * num, both, d, count, token_sums)
+            else:
+                _clear(rows, num * d)
+            _hand_out(rows, d_queries_of, reader, first, num, d, own_gates, gate_step)
+            if gate_step >= 0 and count:
+                d_gate = past(own_d_gates, first * gate_step)
+                _collect(queries_of, reader, first, num, d, own_gates, -1, both)
+                _add_products(rows, both, num, d, d_gate, gate_step)
+                _collect(d_out_of, reader, first, num, d, own_gates, -1, both)
+                _add_products(past(begin(plain), (reader * q + first) * d), both, num, d, d_gate, gate_step)

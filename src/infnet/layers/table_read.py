@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 try:
-    from infnet.layers.read_kernel import MAX_GROUPS, num_lanes, read_backward, read_forward
+    from infnet.layers.read_kernel import MAX_GROUPS, MAX_KINDS, num_lanes, read_backward, read_forward
     from infnet.layers.simd import LANES
 except ImportError:
     _HAS_KERNEL = False
@@ -66,60 +66,85 @@ class TableTokens:
         """All queries (R, a, q, d), and gate (R, a', 1, d) if any, in one pass over each request's tokens."""
         width = queries[0].shape[-1]
         levels = [max(q.shape[1], 1 if gate is None else gate.shape[1]) for q in queries]
-        flat = self._side_by_side(queries, levels)
-        gates = flat[:, :0]
+        rows, tables = [self._rows_of(q, a) for q, a in zip(queries, levels, strict=True)], self.tables
+        gates = rows[0].new_empty(self._num_readers, 0, width)
         if gate is not None:
             each = [gate.expand(-1, -1, q.shape[2], -1) for q in queries]
-            gates = gate.squeeze(2) if max(levels) == 1 else self._side_by_side(each, levels)
-        tables = self.tables
+            parts = [self._rows_of(g, a) for g, a in zip(each, levels, strict=True)]
+            gates = gate.squeeze(2) if max(levels) == 1 else torch.cat(parts, dim=1)
         if torch.is_autocast_enabled("cpu"):
-            flat, gates, tables = flat.float(), gates.float(), [table.float() for table in tables]
+            rows, gates, tables = [r.float() for r in rows], gates.float(), [t.float() for t in tables]
         if width % LANES:
-            padding = (0, -width % LANES)
-            flat, gates, tables = F.pad(flat, padding), F.pad(gates, padding), [F.pad(t, padding) for t in tables]
-        read, *again = _TableRead.apply(flat, gates, self._rows, *tables)
-        self.tables = [table[..., :width] for table in again] if width % LANES else again
-        parts = read[..., :width].split([a * q.shape[2] for a, q in zip(levels, queries, strict=True)], dim=1)
-        return [part.unflatten(1, (a, -1)) for part, a in zip(parts, levels, strict=True)]
+            gates, *padded = (F.pad(t, (0, -width % LANES)) for t in (gates, *rows, *tables))
+            rows, tables = padded[: len(rows)], padded[len(rows) :]
+        found = _TableRead.apply(self._rows, gates, len(rows), *rows, *tables)
+        read, self.tables = found[: len(rows)], [*found[len(rows) :]]
+        if width % LANES:
+            read, self.tables = [r[..., :width] for r in read], [t[..., :width] for t in self.tables]
+        return [part.unflatten(1, (a, -1)) for part, a in zip(read, levels, strict=True)]
 
-    def _side_by_side(self, rows: Sequence[Tensor], levels: Sequence[int]) -> Tensor:
-        """(R, a, q, d) each -> (R, sum of a * q, d)."""
-        each = [r.expand(self._num_readers, a, -1, -1).flatten(1, 2) for r, a in zip(rows, levels, strict=True)]
-        return torch.cat(each, dim=1)
+    def _rows_of(self, tensor: Tensor, level: int) -> Tensor:
+        """(R, a, q, d) -> (R, level * q, d)."""
+        return tensor.expand(self._num_readers, level, -1, -1).flatten(1, 2)
 
 
 class _TableRead(Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, gates: Tensor, rows: Sequence[Rows], *tables: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, table_rows: Sequence[Rows], gates: Tensor, num_kinds: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        queries, gates, tables = queries.contiguous(), gates.contiguous(), tuple(table.contiguous() for table in tables)
-        out = torch.empty_like(queries)
-        plain = torch.empty_like(queries) if gates.shape[1] else out
-        mass = queries.new_empty(queries.shape[0], 2, num_lanes(queries.shape[1]))
-        arrays = (t.detach().numpy() for t in (out, plain, mass))
-        read_forward(queries.numpy(), gates.numpy(), _groups(tables, rows), *arrays)
-        ctx.rows = rows
-        ctx.save_for_backward(queries, gates, plain if gates.shape[1] else mass, mass, *tables)
-        return (out, *(table.view_as(table) for table in tables))
+        gates, tensors = gates.contiguous(), tuple(t.contiguous() for t in tensors)
+        queries, tables = tensors[:num_kinds], tensors[num_kinds:]
+        num_readers, width = queries[0].shape[0], queries[0].shape[2]
+        num_queries = sum(q.shape[1] for q in queries)
+        out = [torch.empty_like(q) for q in queries]
+        plain = gates.new_empty(num_readers, num_queries if gates.shape[1] else 0, width)
+        mass = gates.new_empty(num_readers, 2, num_lanes(num_queries))
+        groups = _groups(tables, table_rows)
+        read_forward(_kinds(queries), gates.detach().numpy(), groups, _kinds(out), plain.numpy(), mass.numpy())
+        ctx.table_rows, ctx.num_kinds = table_rows, num_kinds
+        ctx.save_for_backward(gates, plain, mass, *tensors)
+        return (*out, *(table.view_as(table) for table in tables))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor | None, *d_later: Tensor | None) -> tuple[Tensor | None, ...]:
-        if d_out is None:
-            return (None, None, None, *d_later)
-        queries, gates, plain, mass, *tables = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        gates, plain, mass, *tensors = ctx.saved_tensors
+        queries, tables = tensors[: ctx.num_kinds], tensors[ctx.num_kinds :]
+        d_out, d_later = gradients[: ctx.num_kinds], gradients[ctx.num_kinds :]
+        if all(d is None for d in d_out):
+            return (None,) * (3 + ctx.num_kinds) + d_later
+        d_read = [torch.zeros_like(q) if d is None else d.contiguous() for q, d in zip(queries, d_out, strict=True)]
         # What later reads left is theirs alone, so this read adds to it in place.
         d_tables = [torch.zeros_like(t) if g is None else g.contiguous() for t, g in zip(tables, d_later, strict=True)]
-        d_queries, d_gates = torch.empty_like(queries), torch.empty_like(gates)
-        sums = tuple(d_table.numpy() for d_table in d_tables)
-        sums += tuple(np.empty((0, 0, queries.shape[2]), sums[0].dtype) for _ in range(MAX_GROUPS - len(sums)))
-        arrays = (t.numpy() for t in (plain, mass, d_out.contiguous(), d_queries, d_gates))
-        read_backward(queries.numpy(), gates.numpy(), _groups(tables, ctx.rows), *arrays, sums)
-        return (d_queries, d_gates, None, *d_tables)
+        d_queries, d_gates = [torch.empty_like(q) for q in queries], torch.empty_like(gates)
+        sums = _filled([d_table.numpy() for d_table in d_tables], MAX_GROUPS)
+        read_backward(
+            _kinds(queries),
+            gates.numpy(),
+            _groups(tables, ctx.table_rows),
+            plain.numpy(),
+            mass.numpy(),
+            _kinds(d_read),
+            _kinds(d_queries),
+            d_gates.numpy(),
+            sums,
+        )
+        return (None, d_gates, None, *d_queries, *d_tables)
 
 
 def _groups(tables: Sequence[Tensor], rows: Sequence[Rows]) -> tuple[tuple[NDArray[Any], ...], ...]:
-    """As the kernel has them: always as many, so that it is compiled once."""
-    groups = [(t.detach().numpy(), r.rows.numpy(), r.starts.numpy()) for t, r in zip(tables, rows, strict=True)]
-    nothing = groups[0][0][:, :0].reshape(0, 0, tables[0].shape[2]), *groups[0][1:]
-    return (*groups, *[nothing] * (MAX_GROUPS - len(groups)))
+    each = zip(_filled([t.detach().numpy() for t in tables], MAX_GROUPS), _filled(rows, MAX_GROUPS), strict=True)
+    return tuple((table, r.rows.numpy(), r.starts.numpy()) for table, r in each)
+
+
+def _kinds(tensors: Sequence[Tensor]) -> tuple[NDArray[Any], ...]:
+    return _filled([t.detach().numpy() for t in tensors], MAX_KINDS)
+
+
+def _filled(arrays: Sequence[Any], count: int) -> tuple[Any, ...]:
+    """The kernel always has as many, so that it is compiled once: those that are missing have no tokens or rows."""
+    first = arrays[0]
+    nothing = first[:, :0] if isinstance(first, np.ndarray) else first
+    return (*arrays, *[nothing] * (count - len(arrays)))
