@@ -183,7 +183,17 @@ def test_a_user_with_seeds_alone_has_a_history_but_no_row():
         np.zeros(2, np.int8),
         np.array([0, 1], np.int32),
     )
-    streams = build_streams(rows, seeds)
+    streams = build_streams(rows, seeds, np.zeros(1, np.int64))
     assert streams.users[0].tolist() == [2, 2, 3]
     assert streams.items[0].tolist() == [5, 6, 1]
     assert streams.ends.tolist() == [[2]]
+
+
+def test_a_delayed_event_is_seen_strictly_after_its_delay(tmp_path: Path):
+    times = [0, 999, 1000, 1001, 5000]
+    rows = [{"user": u, "item": 7 + i, "time_ms": MAY_1 + t, "click": 1} for u in (1, 2) for i, t in enumerate(times)]
+    rows += [{"user": 1, "item": 7, "time_ms": MAY_1 + day * 86_400_000, "click": 1} for day in (1, 2)]
+    prepared, _ = prepare_frames(make_spec().with_delay(1.0), tmp_path, {"log.csv": pl.DataFrame(rows)})
+    expected = [[], [], [], ["7"], ["7", "8", "9", "10"]]
+    seen = [[item for item, _ in events] for (events,) in prepared.histories("train", ["click"])]
+    assert seen == expected * 2

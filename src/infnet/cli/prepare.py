@@ -32,6 +32,12 @@ def prepare_command(
     test_from: Annotated[
         str | None, typer.Option(metavar="DATE", help="First day of testing.", show_default=False)
     ] = None,
+    delay_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds after which events appear in histories (all behaviours).", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Turn raw logs into a dataset that models train on. It appears whole or not at all.
@@ -39,6 +45,8 @@ def prepare_command(
     Example: infnet prepare kuairand-pure --raw raw/KuaiRand-Pure --out data/kuairand
     """
     declared = _with_dates(_spec(spec), valid_from, test_from)
+    if delay_s is not None:
+        declared = declared.with_delay(delay_s)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks = {}

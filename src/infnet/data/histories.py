@@ -1,7 +1,7 @@
 """Histories: per behaviour one stream of past events per user, and for every row where its own history ends.
 
-A row sees only events strictly earlier than itself: events at its own time, its own included, are not history. Rows
-that are equal in every column of the log are one event.
+A row sees only events strictly earlier than itself, and than a behaviour's delay before it: events at its own time,
+its own included, are not history. Rows that are equal in every column of the log are one event.
 """
 
 from __future__ import annotations
@@ -64,11 +64,15 @@ def is_repeated(
     return repeated
 
 
-def build_streams(rows: LogEvents, seeds: SeedEvents) -> EventStreams:
+def build_streams(rows: LogEvents, seeds: SeedEvents, delays_ms: NDArray[np.int64]) -> EventStreams:
     """The event streams of all behaviours, and every row's history end in each.
 
-    Rows and seeds are put in one order by (user, time). The events that a row may see are those before the first
-    entry of its (user, time), so an exclusive running count, read there, is where its history ends.
+    Rows and seeds are put in one order by (user, time). The events that a row may see are those before the first entry
+    of its user at its time less the delay, so an exclusive running count, read there, is where its history ends.
+
+    Args:
+        rows, seeds: What happened.
+        delays_ms: (F,) how long after it an event of behaviour a is seen.
     """
     num_rows, num_behaviours = rows.is_event.shape
     user = np.concatenate([seeds.user, rows.user])
@@ -78,20 +82,25 @@ def build_streams(rows: LogEvents, seeds: SeedEvents) -> EventStreams:
     place = np.concatenate([seeds.order, np.arange(num_rows, dtype=np.int32)])
     order = np.lexsort((place, is_row, time, user))
     user, time, item = user[order], time[order], item[order]
-
-    begins = np.ones(len(user), dtype=bool)
-    begins[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-    first_of_tie = np.maximum.accumulate(np.where(begins, np.arange(len(user)), 0))
-    at_row = np.empty(num_rows, dtype=np.int64)
-    entry_is_row = is_row[order]
-    at_row[order[entry_is_row] - len(seeds.user)] = first_of_tie[entry_is_row]
+    seen = {delay: _first_at(user, time, rows, delay) for delay in delays_ms.tolist()}
 
     streams = EventStreams([], [], [], np.zeros((num_rows, num_behaviours), dtype=np.int64))
-    for behaviour in range(num_behaviours):
+    for behaviour, delay in enumerate(delays_ms.tolist()):
         is_event = np.concatenate([seeds.behaviour == behaviour, rows.is_event[:, behaviour]])[order]
-        before = np.cumsum(is_event) - is_event
-        streams.ends[:, behaviour] = before[at_row]
+        before = np.append(0, np.cumsum(is_event))
+        streams.ends[:, behaviour] = before[seen[delay]]
         streams.users.append(user[is_event])
         streams.items.append(item[is_event])
         streams.times.append(time[is_event])
     return streams
+
+
+def _first_at(user: NDArray[np.int32], time: NDArray[np.int64], rows: LogEvents, delay: int) -> NDArray[np.int64]:
+    """For each row, the first entry of its user at its time less the delay or later; entries sorted by user, time."""
+    if not len(rows.user):
+        return np.zeros(0, dtype=np.int64)
+    span = int(time.max() - time.min()) + 1
+    distinct, rank = np.unique(user, return_inverse=True)  # few enough that rank * span fits
+    entries = rank * span + (time - time.min())
+    wanted = np.searchsorted(distinct, rows.user) * span + np.maximum(rows.time - delay - time.min(), 0)
+    return np.searchsorted(entries, wanted, side="left")

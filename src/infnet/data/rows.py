@@ -52,6 +52,7 @@ def write_rows(
         writers = {name: _SplitWriter(stack, out / name, len(spec.tasks), len(spec.behaviours)) for name in rule.names}
         events = [_EventWriter(stack, out / "history", b.name, num_users) for b in spec.behaviours]
         values: dict[str, list[Path]] = {name: [] for name in rule.names}
+        delays = np.array([round(1000 * b.delay_s) for b in spec.behaviours], dtype=np.int64)
         repeated = 0
         for index, (first_user, last_user) in enumerate(partitions.users):
             frame = partitions.read(index)
@@ -61,9 +62,8 @@ def write_rows(
             is_copy = is_repeated(rows.user, rows.time, rows.signature(), rows.number)
             repeated += int(is_copy.sum())
             rows.is_event[is_copy | (rows.extra > 0)] = False
-            streams = build_streams(
-                LogEvents(rows.user, rows.time, rows.item, rows.is_event), seeds.of_users(first_user, last_user)
-            )
+            happened = LogEvents(rows.user, rows.time, rows.item, rows.is_event)
+            streams = build_streams(happened, seeds.of_users(first_user, last_user), delays)
             ends = streams.ends + np.array([e.num_events for e in events], dtype=np.int64)
             codes = rule.codes(rows.user, rows.time, rows.number, rows.extra)
             for code, name in enumerate(rule.names):

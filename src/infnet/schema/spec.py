@@ -82,6 +82,8 @@ class Behaviour(_Declared):
     """Item features that make up the event's token; the item's ``id`` features by default."""
     seed: str | None = None
     """Column of the history file with events from before the log begins."""
+    delay_s: float = Field(default=0.0, ge=0)
+    """Seconds after which an event is seen, for features that arrive late, such as histories rebuilt every night."""
     gap: bool = False
     """Add an embedding of the time since the event (log buckets)."""
     position: bool = False
@@ -230,6 +232,10 @@ class DatasetSpec(_Declared):
                 raise _wrong(("features", index, "side"), message)
         if self.log.time is None and self.split.fractions is None:
             raise _wrong(("split",), "a log without a time column is split by fractions, not by dates")
+        for index, behaviour in enumerate(self.behaviours):
+            if behaviour.delay_s and self.log.time is None:
+                message = f"behaviour '{behaviour.name}' has a delay, but the log has no time column to measure it by"
+                raise _wrong(("behaviours", index, "delay_s"), message)
         return self
 
     def behaviour_fields(self, behaviour: Behaviour) -> list[str]:
@@ -242,3 +248,8 @@ class DatasetSpec(_Declared):
         """The same dataset split at other dates."""
         split = Split(valid_from=valid_from, test_from=test_from, extra=self.split.extra)
         return self.model_copy(update={"split": split})
+
+    def with_delay(self, delay_s: float) -> DatasetSpec:
+        """The same dataset, with events of all behaviours seen so many seconds late."""
+        behaviours = [b.model_dump() | {"delay_s": delay_s} for b in self.behaviours]
+        return DatasetSpec.model_validate(self.model_dump() | {"behaviours": behaviours})
