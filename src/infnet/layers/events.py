@@ -168,13 +168,15 @@ class EventTokens(nn.Module):
             else gather_rows(embedded, event_ids[:, columns.start])
             for name, columns in self._columns.items()
         }
-        tables = []
+        tables: list[Tensor] = []
+        joined: dict[tuple[str, ...], Tensor] = {}  # of behaviours with the same fields once
         for behaviour, project in zip(self._behaviours, self.projections, strict=True):
-            parts = [fields[name] for name in behaviour.fields]
-            if self.combine == "concat":
-                tables.append(project(torch.cat(parts, dim=-1)))
-            elif not tables or not self._shared_table:
-                tables.append(torch.stack(parts).sum(dim=0))
+            if behaviour.fields not in joined:
+                parts = [fields[name] for name in behaviour.fields]
+                is_concat = self.combine == "concat"
+                joined[behaviour.fields] = torch.cat(parts, dim=-1) if is_concat else torch.stack(parts).sum(dim=0)
+            if not (tables and self._shared_table):
+                tables.append(project(joined[behaviour.fields]))
         return torch.cat(tables)
 
     def _extra(self, batch: RequestBatch, present: Tensor, behaviour: Tensor, rank: Tensor) -> Tensor | None:
