@@ -43,10 +43,12 @@ class WrittenOut(nn.Module):
         B, d = C.shape[0], config.width
 
         phi_cat = model.cat_proxies
-        cat = phi_cat.rest(F.linear(C.flatten(1), torch.cat(list(phi_cat.first.weights), dim=1), phi_cat.first.bias))
-        if phi_cat.skip is not None:
-            own = C[:, request.shape[1] :].flatten(1)
-            cat = cat + F.linear(own, torch.cat(list(phi_cat.skip.weights), dim=1), phi_cat.skip.bias)
+        of_item = torch.cat([phi_cat.item, phi_cat.own], dim=1)
+        hidden = len(phi_cat.request)
+        weight = torch.cat([phi_cat.request, of_item[:hidden]], dim=1)
+        cat = phi_cat.rest(F.linear(C.flatten(1), weight, phi_cat.bias))
+        if config.cat_skip:
+            cat = cat + F.linear(C[:, request.shape[1] :].flatten(1), of_item[hidden:])
         state = {
             "cat": cat.unflatten(-1, (config.num_cat_proxies, d)),  # eq. 2
             "shared": model.shared_tokens.expand(B, -1, -1),

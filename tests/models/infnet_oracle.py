@@ -105,10 +105,12 @@ def _row(model: INFNet, batch: RequestBatch, r: int, c: int) -> Tensor:
     C_proxy = None
     if has_cat:
         phi_cat = model.cat_proxies
-        C_proxy = phi_cat.rest(torch.cat(list(phi_cat.first.weights), dim=1) @ C.reshape(-1) + phi_cat.first.bias)
-        if phi_cat.skip is not None:
-            own = C[model.request.num_tokens :].reshape(-1)
-            C_proxy = C_proxy + torch.cat(list(phi_cat.skip.weights), dim=1) @ own + phi_cat.skip.bias
+        W_item = torch.cat([phi_cat.item, phi_cat.own], dim=1)  # first layer and skip, one below the other
+        C_request, C_item = C[: model.request.num_tokens].reshape(-1), C[model.request.num_tokens :].reshape(-1)
+        H = len(phi_cat.request)
+        C_proxy = phi_cat.rest(phi_cat.request @ C_request + W_item[:H] @ C_item + phi_cat.bias)
+        if config.cat_skip:
+            C_proxy = C_proxy + W_item[H:] @ C_item
         C_proxy = C_proxy.reshape(config.num_cat_proxies, d)  # eq. 2
 
     present = batch.history_present[r]

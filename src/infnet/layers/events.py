@@ -120,7 +120,7 @@ class EventTokens(nn.Module):
             size = columns[name].stop - columns[name].start
             self._columns[name] = slice(at, at + size)
             at += size
-        self._tags = {f.name for f in layout.side("item") if f.storage == "ids"}
+        self._tags = {f.name for f in layout.side("item") if f.storage == "ids"} & set(self._columns)
         self._shared_table = combine == "sum" and len({b.fields for b in self._behaviours}) == 1
         self.combine = combine
         self.projections = nn.ModuleList(
@@ -162,12 +162,10 @@ class EventTokens(nn.Module):
         )
 
     def _table(self, embedded: Tensor, event_ids: Tensor) -> Tensor:
-        fields = {
-            name: mean_of_present(embedded, event_ids[:, columns])
-            if name in self._tags
-            else gather_rows(embedded, event_ids[:, columns.start])
-            for name, columns in self._columns.items()
-        }
+        single = [name for name in self._columns if name not in self._tags]
+        ids = torch.stack([event_ids[:, self._columns[name].start] for name in single], dim=1) if single else None
+        fields = {} if ids is None else dict(zip(single, gather_rows(embedded, ids).unbind(dim=1), strict=True))
+        fields |= {name: mean_of_present(embedded, event_ids[:, self._columns[name]]) for name in self._tags}
         tables: list[Tensor] = []
         joined: dict[tuple[str, ...], Tensor] = {}  # of behaviours with the same fields once
         for behaviour, project in zip(self._behaviours, self.projections, strict=True):

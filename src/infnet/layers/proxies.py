@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from infnet.layers.dropout import Dropout
 from infnet.layers.events import EventSequence
 from infnet.layers.gather import RowIndex
-from infnet.layers.mlp import MLP, SplitLinear
+from infnet.layers.mlp import MLP
 
 __all__ = ["CategoricalProxies", "SequenceProxies"]
 
 
 class CategoricalProxies(nn.Module):
-    """C~ = phi_cat(flatten(C)) (eq. 2), its first layer once per request and once per distinct item (identity B)."""
+    """C~ = phi_cat(flatten(C)) (eq. 2), its first layer once per request and once per distinct item (identity B).
+
+    With ``skip``, a linear map of the item's and the candidate's tokens is added to an MLP of all.
+    """
 
     def __init__(
         self,
@@ -29,30 +35,31 @@ class CategoricalProxies(nn.Module):
         super().__init__()
         self.shape = (num_proxies, width)
         out_width = num_proxies * width
+        first_width, skip_width = hidden[0] if hidden else out_width, out_width if skip else 0
+        self.widths = (first_width, skip_width)
+        """Of the first layer's and the skip's outputs, one below the other in :attr:`item` and :attr:`own`."""
         widths = [n * width for n in num_tokens]
-        self.first = SplitLinear(widths, hidden[0] if hidden else out_width)
+        bound, skip_bound = (1 / math.sqrt(max(sum(part), 1)) for part in (widths, widths[1:]))
+        first = [torch.empty(first_width, n).uniform_(-bound, bound) for n in widths]
+        skips = [torch.empty(skip_width, n).uniform_(-skip_bound, skip_bound) for n in widths[1:]]
+        self.request = nn.Parameter(first[0])
+        self.item, self.own = (nn.Parameter(torch.cat(both)) for both in zip(first[1:], skips, strict=True))
+        self.bias = nn.Parameter(torch.empty(first_width).uniform_(-bound, bound))
         self.rest = (
             nn.Sequential(nn.ReLU(), Dropout(dropout), MLP(hidden[0], hidden[1:], out_width, dropout))
             if hidden
             else nn.Identity()
         )
-        self.skip = SplitLinear(widths[1:], out_width) if skip else None
-        """From the tokens of the item and the candidate alone."""
 
     def forward(self, request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> Tensor:
         """Tokens of the request (R, M_r, d), of distinct items (J, M_i, d), of each candidate (R, N, M_c, d)
         -> (R, N, m, d)."""
-        item, own = item.flatten(1), own.flatten(2)
-        out = candidates.gather(self.first.part(1, item))
-        out += self.first.part(0, request.flatten(1), with_bias=True)[:, None]
+        of_candidate = candidates.gather(F.linear(item.flatten(1), self.item))
         if own.shape[2]:
-            out += self.first.part(2, own)
-        out = self.rest(out)
-        if self.skip is not None:
-            out = out + candidates.gather(self.skip.part(0, item, with_bias=True))
-            if own.shape[2]:
-                out += self.skip.part(1, own)
-        return out.unflatten(-1, self.shape)
+            of_candidate += F.linear(own.flatten(2), self.own)
+        first, skip = of_candidate.split(self.widths, dim=-1)
+        out = self.rest(first + F.linear(request.flatten(1), self.request, self.bias)[:, None])
+        return (out + skip if self.widths[1] else out).unflatten(-1, self.shape)
 
 
 class SequenceProxies(nn.Module):
