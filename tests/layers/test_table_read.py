@@ -96,3 +96,64 @@ def test_exp_is_right_to_the_last_digits(dtype, lowest, digits):
     present = wanted > 0
     assert (np.abs(numbers - wanted)[present] / wanted[present]).max() < digits
     assert (numbers[~present] == 0).all()
+
+
+def test_the_same_read_gives_the_same_bits():
+    def once():
+        groups = make_groups(40, (2, 1), 20, 16, 5, torch.float32)
+        queries, gate = (randn(40, 1, q, 16, seed=q, dtype=torch.float32).requires_grad_() for q in (5, 1))
+        (read,) = TableTokens(*groups).read([queries], gate)
+        return read, *torch.autograd.grad(read.square().sum(), [queries, gate, *(table for table, _ in groups)])
+
+    assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_none_shows_in_its_reader_alone(value):
+    groups = make_groups(3, (1,), 9, 16, 1)
+    with torch.no_grad():
+        groups[0][0][...] = groups[0][0].abs() + 0.1
+    queries = randn(3, 1, 4, 16, seed=2)
+    queries[1, 0, 2, 5] = value
+    (read,) = TableTokens(*groups).read([queries])
+    is_number = read.isfinite().all(dim=-1)[:, 0]
+    assert groups[0][1].starts.diff()[1] > 0
+    assert is_number.tolist() == [[True] * 4, [True, True, False, True], [True] * 4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    levels=st.lists(st.sampled_from([1, 3]), min_size=1, max_size=3),
+    gate_level=st.sampled_from([1, 3]),
+    width=st.sampled_from([3, 16]),
+    seed=st.integers(0, 99),
+)
+def test_gated_reads_equal_reads_of_gated_tokens(levels, gate_level, width, seed):
+    groups = make_groups(4, (1, 2), 9, width, seed)
+    queries = [randn(4, a, 7, width, seed=seed + i).requires_grad_() for i, a in enumerate(levels)]
+    gate = randn(4, gate_level, 1, width, seed=seed + 8).requires_grad_()
+    inputs = [*queries, gate, *(table for table, _ in groups)]
+    fast = TableTokens(*groups).read(queries, gate)
+    slow = []
+    for q in queries:
+        level = max(q.shape[1], gate_level)
+        pairs = [(q.expand(-1, level, -1, -1)[:, c], gate.expand(-1, level, -1, -1)[:, c]) for c in range(level)]
+        slow.append(torch.stack([by_hand(own * g, groups) * g for own, g in pairs], dim=1))
+    assert_close(fast, slow)
+    for got, wanted in zip(
+        *(torch.autograd.grad([x.square().sum() for x in r], inputs) for r in (fast, slow)), strict=True
+    ):
+        assert_close(got, wanted)
+
+
+def test_a_reader_may_have_any_number_of_tokens():
+    # Work space this large is mapped by itself, so that a use after its end would be a fault.
+    table = randn(50, 1, 16, seed=1).requires_grad_()
+    rows = Rows(torch.arange(400_003) % 50, torch.tensor([0, 400_000, 400_003]))
+    queries = randn(2, 1, 3, 16, seed=2).requires_grad_()
+    (read,) = TableTokens((table, rows)).read([queries])
+    # 8,000 of each token weigh as much as one of each.
+    few = by_hand(queries[:, 0], [(table, Rows(torch.arange(53) % 50, torch.tensor([0, 50, 53])))])
+    assert_close(read[:, 0], few)
+    for got, wanted in zip(*(torch.autograd.grad(r.sum(), [queries, table]) for r in (read, few)), strict=True):
+        assert_close(got, wanted)

@@ -70,12 +70,10 @@ def _score(tokens, count, d, queries, out, step):
 def _read(weights, step, num, count, tokens, d, out):
     """out (num, d) = weights (count, num)^t tokens (count, d); rows of the weights ``step`` apart."""
     i = 0
-    for c in range(0, d, LANES) if num >= 8 else range(0):
-        _read8(weights, 1, step, count, tokens, c, past(out, c), d)
-    i = num // 8 * 8
-    if i == LANES:
+    while i + 8 <= num:
         for c in range(0, d, LANES):
-            _read8(past(weights, 8), 1, step, count, tokens, c, past(out, 8 * d + c), d)
+            _read8(past(weights, i), 1, step, count, tokens, c, past(out, i * d + c), d)
+        i += 8
     if num & 4:
         for c in range(0, d, LANES):
             _read4(past(weights, i), 1, step, count, tokens, c, past(out, i * d + c), d)
@@ -178,6 +176,12 @@ def _aligned(array):
     """Pointer to the first number of the array that begins a line of the cache."""
     pointer = begin(array)
     return past(pointer, -address(pointer) % _LINE // array.itemsize)
+
+
+@_compiled
+def _hold(arrays):
+    """Mention arrays that are used through pointers: Numba frees an array after the last time it is mentioned."""
+    return len(arrays)
 
 
 @_compiled
@@ -311,6 +315,7 @@ def read_forward(queries, gates, groups, out, plain, mass):
             else:
                 _clear(read, num * d)
             _hand_out(read, out_of, reader, first, num, d, own_gates, gate_step)
+    _hold((found, found_turned, space_rows, space_turned, space_weights, space_read, shares))
 
 
 @_compiled
@@ -378,3 +383,4 @@ def read_backward(queries, gates, groups, plain, mass, d_out, d_queries, d_gates
                 _add_products(rows, both, num, d, d_gate, gate_step)
                 _collect(d_out_of, reader, first, num, d, own_gates, -1, both)
                 _add_products(past(begin(plain), (reader * q + first) * d), both, num, d, d_gate, gate_step)
+    _hold((found, found_turned, space_rows, space_turned, space_scores, space_weights, space_both))
