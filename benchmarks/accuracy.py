@@ -41,7 +41,9 @@ def open_data(options: argparse.Namespace) -> Dataset:
         spec = known_spec(options.spec) if options.spec in known_specs() else load_spec(Path(options.spec))
         if options.valid_from is not None:
             spec = spec.with_split(options.valid_from, options.test_from)
-        prepare(spec.with_delay(options.delay_s), options.data, prepared, history=options.history)
+        if options.delay_s is not None:
+            spec = spec.with_delay(options.delay_s)
+        prepare(spec, options.data, prepared, history=options.history)
     return Dataset.open(prepared)
 
 
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every run; repeatable")
     parser.add_argument("--spec", help="YAML file or name of a known dataset, to prepare raw files")
     parser.add_argument("--history", type=Path)
-    parser.add_argument("--delay-s", type=float, default=0.0, help="seconds after which events are seen in histories")
+    parser.add_argument("--delay-s", type=float, help="seconds after which events are seen, if not the spec's")
     parser.add_argument("--valid-from", type=date.fromisoformat)
     parser.add_argument("--test-from", type=date.fromisoformat)
     options = parser.parse_args(arguments)

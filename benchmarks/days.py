@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="raw files")
     parser.add_argument("--spec", required=True, help="YAML file or name of a known dataset")
     parser.add_argument("--history", type=Path)
-    parser.add_argument("--delay-s", type=float, default=0.0, help="seconds after which events are seen in histories")
+    parser.add_argument("--delay-s", type=float, help="seconds after which events are seen, if not the spec's")
     parser.add_argument("--out", type=Path, required=True, help="directory of the prepared days and the runs")
     parser.add_argument("--days", type=date.fromisoformat, nargs="+", required=True)
     parser.add_argument("--settings", nargs="+", default=["default", "shared_bottom"])

@@ -49,12 +49,13 @@ CPU = torch.device("cpu")
 
 
 def kuairand_of(num_fields: int, valid_from: date, test_from: date) -> DatasetSpec:
-    """KuaiRand-Pure with the first ``num_fields`` features, which has them all but some of the statistics."""
+    """KuaiRand-Pure with the first ``num_fields`` features, which has them all but some of the statistics, and
+    histories up to the row."""
     spec = known_spec("kuairand-pure").with_split(valid_from, test_from)
     least = len(known_spec("kuairand-pure-nostats").features)
     if not least <= num_fields <= len(spec.features):
         raise SpecError(f"--fields {num_fields}: wanted {least} to {len(spec.features)}")
-    return DatasetSpec.model_validate(spec.model_dump() | {"features": spec.features[:num_fields]})
+    return DatasetSpec.model_validate(spec.model_dump() | {"features": spec.features[:num_fields]}).with_delay(0)
 
 
 class Training:

@@ -33,7 +33,7 @@ def slice_path() -> Path:
 @pytest.fixture(scope="module")
 def prepared(slice_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     out = tmp_path_factory.mktemp("slice") / "out"
-    spec = known_spec("kuairand-pure").with_split(dt.date(2022, 5, 5), dt.date(2022, 5, 6))
+    spec = known_spec("kuairand-pure").with_split(dt.date(2022, 5, 5), dt.date(2022, 5, 6)).with_delay(0)
     history = slice_path / "user_history_before_20220425.parquet"
     report = prepare(spec, slice_path, out, history=history, rows_per_partition=30_000)
     assert report.log.rows_kept == report.log.rows_read == 198_895

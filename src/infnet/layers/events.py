@@ -120,7 +120,8 @@ class EventTokens(nn.Module):
             size = columns[name].stop - columns[name].start
             self._columns[name] = slice(at, at + size)
             at += size
-        self._tags = {f.name for f in layout.side("item") if f.storage == "ids"} & set(self._columns)
+        tags = {f.name for f in layout.side("item") if f.storage == "ids"}
+        self._tags = [name for name in self._columns if name in tags]
         self._shared_table = combine == "sum" and len({b.fields for b in self._behaviours}) == 1
         self.combine = combine
         self.projections = nn.ModuleList(
