@@ -145,7 +145,7 @@ class _Block(nn.Module):
         self.arrows = nn.ModuleDict(
             {f"{t}_from_{s}": CrossAttention(config.width, config.num_heads) for s in sources for t in self.reads[s]}
         )
-        self.norms = nn.ModuleDict({t: nn.LayerNorm(config.width) for t in updates} if config.proxy_norm else {})
+        self.norms = nn.ModuleDict({t: nn.LayerNorm(config.width) for t in sorted(updates)} if config.proxy_norm else {})
         counts = {"shared": config.num_shared_tasks}
         if not is_last:
             counts |= {"cat": config.num_cat_proxies, "seq": num_seq_proxies}
@@ -234,7 +234,7 @@ class INFNet(RankingModel):
         )
         self.task_tokens = nn.Parameter(torch.empty(len(layout.tasks), d).normal_(std=d**-0.5))
         self.shared_tokens = nn.Parameter(torch.empty(config.num_shared_tasks, d).normal_(std=d**-0.5))
-        self.norms = nn.ModuleDict({t: nn.LayerNorm(d) for t in initial} if config.proxy_norm else {})
+        self.norms = nn.ModuleDict({t: nn.LayerNorm(d) for t in sorted(initial)} if config.proxy_norm else {})
         num_seq = len(layout.behaviours) * config.num_seq_proxies
         self.blocks = nn.ModuleList(
             _Block(config, num_seq, update, is_last=i == config.num_blocks - 1) for i, update in enumerate(updates)
