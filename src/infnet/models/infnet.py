@@ -145,7 +145,8 @@ class _Block(nn.Module):
         self.arrows = nn.ModuleDict(
             {f"{t}_from_{s}": CrossAttention(config.width, config.num_heads) for s in sources for t in self.reads[s]}
         )
-        self.norms = nn.ModuleDict({t: nn.LayerNorm(config.width) for t in sorted(updates)} if config.proxy_norm else {})
+        norms = {t: nn.LayerNorm(config.width) for t in sorted(updates) if config.proxy_norm}
+        self.norms = nn.ModuleDict(norms)
         counts = {"shared": config.num_shared_tasks}
         if not is_last:
             counts |= {"cat": config.num_cat_proxies, "seq": num_seq_proxies}
