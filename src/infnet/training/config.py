@@ -56,7 +56,7 @@ class TrainConfig(BaseModel):
     """Of all learning rates after warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rates grow linearly to their full value."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients together; larger ones are scaled down to it. None leaves them as they are."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` runs the forward pass under autocast; parameters and losses stay float32."""
