@@ -216,17 +216,26 @@ def _unpack(archive: Archive, packed: Path, target: Path, report: Progress) -> N
     try:
         with packed.open("rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
             for member in tar:
-                # The data filter refuses paths and links that lead out of the directory, devices and the like.
-                tar.extract(member, partial, filter="data")
+                _unpack_member(tar, member, partial, packed)
                 report("unpacking", file.tell(), packed.stat().st_size)
         if not (partial / archive.folder).is_dir():
             raise DownloadError(f"{packed} holds no folder {archive.folder}; it is not the published archive")
         (partial / archive.folder).rename(target)
-    except tarfile.FilterError as error:
-        raise DownloadError(f"{packed} is unsafe and was not unpacked: {error}") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DownloadError(f"{packed} is damaged ({error}); remove it and download again") from error
     except OSError as error:
         raise DownloadError(f"{target}: cannot unpack {packed} ({error}); mend that and run again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path, packed: Path) -> None:
+    """A plain file or a folder that stays inside; neither rights nor owners are taken over."""
+    path = directory / member.name
+    source = tar.extractfile(member) if member.isreg() else None
+    if not path.resolve().is_relative_to(directory.resolve()) or not (source or member.isdir()):
+        raise DownloadError(f"{packed} is unsafe and was not unpacked: {member.name} is no file or folder inside it")
+    (path.parent if source else path).mkdir(parents=True, exist_ok=True)
+    if source:
+        with source, path.open("wb") as file:
+            shutil.copyfileobj(source, file)
