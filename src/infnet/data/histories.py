@@ -99,8 +99,8 @@ def _first_at(user: NDArray[np.int32], time: NDArray[np.int64], rows: LogEvents,
     """For each row, the first entry of its user at its time less the delay or later; entries sorted by user, time."""
     if not len(rows.user):
         return np.zeros(0, dtype=np.int64)
-    span = int(time.max() - time.min()) + 1
-    distinct, rank = np.unique(user, return_inverse=True)  # few enough that rank * span fits
-    entries = rank * span + (time - time.min())
-    wanted = np.searchsorted(distinct, rows.user) * span + np.maximum(rows.time - delay - time.min(), 0)
+    users, user_rank = np.unique(user, return_inverse=True)
+    times, time_rank = np.unique(time, return_inverse=True)  # ranks, since user * time itself might overflow
+    entries = user_rank * len(times) + time_rank
+    wanted = np.searchsorted(users, rows.user) * len(times) + np.searchsorted(times, rows.time - delay)
     return np.searchsorted(entries, wanted, side="left")
