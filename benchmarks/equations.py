@@ -34,10 +34,10 @@ class WrittenOut(nn.Module):
         """Logits (R, N, T)."""
         model, config = self.model, self.model.config
         R, N = batch.present.shape
-        embedded = model.rows(model.embedding, batch)
-        request = model.request(embedded, batch.user, batch.context).repeat_interleave(N, dim=0)
-        item = model.item(embedded, batch.item)[batch.candidate_item.long().flatten()]
-        C = torch.cat([request, item, model.candidate(embedded, batch.candidate)], dim=1)  # (B, M, d)
+        embedded = model.inputs.rows(model.embedding, batch)
+        request = model.inputs.request(embedded, batch.user, batch.context).repeat_interleave(N, dim=0)
+        item = model.inputs.item(embedded, batch.item)[batch.candidate_item.long().flatten()]
+        C = torch.cat([request, item, model.inputs.candidate(embedded, batch.candidate)], dim=1)  # (B, M, d)
         present = batch.history_present.repeat_interleave(N, dim=0)
         S = self._events(embedded, batch).repeat_interleave(N, dim=0)  # (B, L, d)
         B, d = C.shape[0], config.width
@@ -70,7 +70,7 @@ class WrittenOut(nn.Module):
     def _events(self, embedded: Tensor, batch: RequestBatch) -> Tensor:
         """Sequence tokens (R, L, d), combined from the fields of every event."""
         parts, at = [], 0
-        for behaviour, project in zip(self.model.layout.behaviours, self.model.events.projections, strict=True):
+        for behaviour, project in zip(self.model.layout.behaviours, self.model.inputs.events.projections, strict=True):
             index = batch.event_ids[batch.history[:, at : at + behaviour.length].long()].long()
             fields = embedded[index]  # (R, n, fields, d)
             is_concat = self.model.config.event_combine == "concat"

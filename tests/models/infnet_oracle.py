@@ -36,7 +36,7 @@ def written_out(model: INFNet, batch: RequestBatch) -> Tensor:
 
 
 def _embed(model: INFNet, batch: RequestBatch, position: int) -> Tensor:
-    return model.rows.project(model.embedding.weight[batch.rows[position]])
+    return model.inputs.rows.project(model.embedding.weight[batch.rows[position]])
 
 
 def _mean(model: INFNet, batch: RequestBatch, positions: list[int]) -> Tensor:
@@ -80,12 +80,12 @@ def _event_token(model: INFNet, batch: RequestBatch, request: int, behaviour: in
     if model.config.event_combine == "sum":
         token = sum(parts)
     else:
-        linear = model.events.projections[behaviour]
+        linear = model.inputs.events.projections[behaviour]
         token = linear.weight @ torch.cat(parts) + linear.bias
     if declared.position:
-        token = token + model.events.position[behaviour][rank]
+        token = token + model.inputs.events.position[behaviour][rank]
     if declared.gap:
-        token = token + model.events.gap[behaviour][batch.history_gap[request, at]]
+        token = token + model.inputs.events.gap[behaviour][batch.history_gap[request, at]]
     return token
 
 
@@ -97,16 +97,19 @@ def _row(model: INFNet, batch: RequestBatch, r: int, c: int) -> Tensor:
     config, layout = model.config, model.layout
     d = config.width
     C = torch.stack(
-        _field_tokens(model, batch, model.request, {"user": r, "context": r})
-        + _field_tokens(model, batch, model.item, {"item": int(batch.candidate_item[r, c])})
-        + _field_tokens(model, batch, model.candidate, {"candidate": r * batch.num_candidates + c})
+        _field_tokens(model, batch, model.inputs.request, {"user": r, "context": r})
+        + _field_tokens(model, batch, model.inputs.item, {"item": int(batch.candidate_item[r, c])})
+        + _field_tokens(model, batch, model.inputs.candidate, {"candidate": r * batch.num_candidates + c})
     )
     has_cat, has_seq = model.cat_proxies is not None, model.seq_proxies is not None  # else nobody reads them
     C_proxy = None
     if has_cat:
         phi_cat = model.cat_proxies
         W_item = torch.cat([phi_cat.item, phi_cat.own], dim=1)  # first layer and skip, one below the other
-        C_request, C_item = C[: model.request.num_tokens].reshape(-1), C[model.request.num_tokens :].reshape(-1)
+        C_request, C_item = (
+            C[: model.inputs.request.num_tokens].reshape(-1),
+            C[model.inputs.request.num_tokens :].reshape(-1),
+        )
         H = len(phi_cat.request)
         C_proxy = phi_cat.rest(phi_cat.request @ C_request + W_item[:H] @ C_item + phi_cat.bias)
         if config.cat_skip:

@@ -76,7 +76,7 @@ def test_the_table_is_as_wide_as_asked_and_its_rows_come_in_the_token_width():
         model = build_model(name, layout, {"width": 8, "embedding_width": 3, "embedding_std": 0.5})
         assert model.embedding.weight.shape == (layout.num_rows, 3)
         assert 0.3 < model.embedding.weight.std().item() < 0.7
-        assert model.rows(model.embedding, make_batch(layout, 2, 1)).shape[1] == 8
+        assert model.inputs.rows(model.embedding, make_batch(layout, 2, 1)).shape[1] == 8
 
 
 def test_a_model_without_a_forward_pass_says_so():

@@ -80,8 +80,8 @@ def gradients(model, logits) -> dict[str, torch.Tensor]:
 )
 def test_equals_the_equations_written_out(layout, config, R, N, chunk_size, seed):
     model = model_of(layout, config, seed)
-    if model.events is not None:
-        model.events.chunk_size = chunk_size
+    if model.inputs.events is not None:
+        model.inputs.events.chunk_size = chunk_size
     batch = in_dtype(make_batch(layout, R, N, seed), torch.float64)
     fast, slow = model(batch), written_out(model, batch)
     assert_close(fast, slow, rtol=1e-9, atol=1e-9)

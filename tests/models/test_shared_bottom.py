@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 import torch
-from event_oracle import event_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs_oracle import WrittenInputs, heads_written_out, input_linear_written_out, layers_written_out
 from torch.testing import assert_close
 
 from infnet.errors import SpecError
@@ -29,6 +29,7 @@ configs = st.builds(
     SharedBottomConfig,
     width=st.sampled_from([4, 8]),
     embedding_width=st.sampled_from([None, 3]),
+    event_combine=st.sampled_from(["sum", "concat"]),
     hidden=st.sampled_from([(6,), (6, 5), (6, 5, 4)]),
     head_hidden=st.sampled_from([(), (6,), (6, 5)]),
 )
@@ -39,49 +40,20 @@ def model_of(layout, config=None, seed=0):
     model = SharedBottom(layout, config or SharedBottomConfig(hidden=(9, 7))).eval().double()
     with torch.no_grad():  # tokens large enough to matter beside the biases
         model.embedding.weight.mul_(100)
-        for extra in [] if model.events is None else [*model.events.position, *model.events.gap]:
+        for extra in [] if model.inputs.events is None else [*model.inputs.events.position, *model.inputs.events.gap]:
             extra.mul_(100)
     return model
 
 
 def written_out(model, batch):
     """Logits (R, N, T), one candidate and one task at a time."""
-    layout, d = model.layout, model.config.width
-    embedded = torch.stack([model.rows.project(model.embedding.weight[row]) for row in batch.rows])
-    pooled = [] if model.events is None else event_tokens(model.events, layout, embedded, batch)
-
-    def fields(tokenizer, **index_by_side):
-        by_name, dense = {}, iter(tokenizer.dense)
-        for side, index in index_by_side.items():
-            values = getattr(batch, side)
-            for field in layout.side(side):
-                if field.storage == "dense":
-                    linear, columns = next(dense), layout.dense_columns(side)[field.name]
-                    by_name[field.name] = linear.weight @ values.dense[index, columns] + linear.bias
-                else:
-                    ids = values.ids[index, layout.id_columns(side)[field.name]].tolist()
-                    own = [embedded[i] for i in ids if i >= 0]
-                    by_name[field.name] = torch.stack(own).mean(0) if own else torch.zeros(d).double()
-        return [by_name[name] for name in tokenizer.names]
+    inputs, num_tasks = WrittenInputs(model, batch), len(model.layout.tasks)
 
     def one(r, c):
-        of_item = fields(model.item, item=int(batch.candidate_item[r, c]))
-        own = fields(model.candidate, candidate=r * batch.num_candidates + c)
-        of_request = fields(model.request, user=r, context=r)
-        for tokens in pooled[r] if pooled else []:
-            of_request.append(torch.stack(tokens).mean(0) if tokens else torch.zeros(d).double())
-        tokens = torch.cat([*of_request, *of_item, *own])
-        out = torch.cat(list(model.first.weights), dim=1) @ tokens + model.first.bias
-        for layer in [layer for layer in model.rest if isinstance(layer, torch.nn.Linear)]:
-            out = layer.weight @ out.clamp(min=0) + layer.bias
-        shared, logits = out.clamp(min=0), []
-        for task in range(len(layout.tasks)):
-            first, *others = model.heads.own
-            out = shared @ first.weight[task] + first.bias[task]
-            for layer in others:
-                out = out.clamp(min=0) @ layer.weight[task] + layer.bias[task]
-            logits.append(out[0])
-        return torch.stack(logits)
+        tokens = [inputs.request(r), inputs.item(r, c), inputs.own(r, c)]
+        first = input_linear_written_out(model.first, tokens, request=inputs.pooled(r))
+        shared = layers_written_out(model.rest, first).clamp(min=0)
+        return heads_written_out(model.heads, shared.expand(num_tasks, -1))
 
     R, N = batch.present.shape
     return torch.stack([torch.stack([one(r, c) for c in range(N)]) for r in range(R)])

@@ -44,15 +44,21 @@ class Compactor:
 
 
 class BatchBuilder:
-    """Builds the batches of one split; keeps scratch arrays, so use one per thread."""
+    """Builds the batches of one split; keeps scratch arrays, so use one per thread.
 
-    def __init__(self, dataset: Dataset, rows: SplitRows) -> None:
+    Args:
+        dataset: Where the features and histories are.
+        rows: Of the split.
+        gaps: Fill in the time since each event of every behaviour; else of those that the dataset's spec asks for.
+    """
+
+    def __init__(self, dataset: Dataset, rows: SplitRows, *, gaps: bool = False) -> None:
         layout = dataset.layout
         self._dataset, self._rows, self._layout = dataset, rows, layout
         self._compact_items = Compactor(dataset.manifest.num_items)
         self._compact_rows = Compactor(layout.num_rows)
         self._has_tags = any(f.storage == "ids" for f in layout.fields)
-        self._has_gaps = any(b.gap for b in layout.behaviours)
+        self._gaps = [gaps or b.gap for b in layout.behaviours]
         columns = layout.id_columns("item")
         self._event_columns = np.array(
             [c for name in layout.event_fields for c in range(columns[name].start, columns[name].stop)], dtype=np.int64
@@ -102,7 +108,7 @@ class BatchBuilder:
         shape = (len(first), layout.seq_len)
         items = np.zeros(shape, dtype=np.int64)
         present = np.zeros(shape, dtype=bool)
-        gaps = np.zeros(shape if self._has_gaps else (len(first), 0), dtype=np.int32)
+        gaps = np.zeros(shape if any(self._gaps) else (len(first), 0), dtype=np.int32)
         ends = self._rows.ends[first]
         at = 0
         for index, (behaviour, history) in enumerate(zip(layout.behaviours, self._dataset.histories, strict=True)):
@@ -115,7 +121,7 @@ class BatchBuilder:
             here = np.less(recency, available[:, None], out=present[:, part])
             places = (ends[:, index] - 1)[:, None] - recency
             np.multiply(history.items.take(places, mode="clip"), here, out=items[:, part])
-            if behaviour.gap:
+            if self._gaps[index]:
                 elapsed = self._rows.time[first][:, None] - history.times.take(places, mode="clip")
                 gaps[:, part] = gap_buckets(elapsed) * here
         distinct, positions = self._compact_items(items.ravel())

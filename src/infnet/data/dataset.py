@@ -154,6 +154,7 @@ class Dataset:
         epoch: int = 0,
         skip: int = 0,
         sessions: SessionGrouping | None = None,
+        gaps: bool = False,
     ) -> Iterator[RequestBatch]:
         """One pass over a split, about ``batch_size`` rows at a time.
 
@@ -164,8 +165,9 @@ class Dataset:
             epoch: Which pass this is.
             skip: Start after this many batches.
             sessions: Group a user's rows of one session into one request (N > 1); None makes each row a request.
+            gaps: Fill in the time since every event, as models with ``layout.has_gaps`` need; else only as declared.
         """
-        builder = BatchBuilder(self, self.rows(split))
+        builder = BatchBuilder(self, self.rows(split), gaps=gaps)
         for rows in self._requests(split, sessions).batches(batch_size, seed, epoch)[skip:]:
             yield builder.build(rows)
 

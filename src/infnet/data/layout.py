@@ -116,6 +116,19 @@ class Layout(_Record):
         used = {name for behaviour in self.behaviours for name in behaviour.fields}
         return tuple(f.name for f in self.side("item") if f.name in used)
 
+    def with_event_embeddings(self, *, position: bool, gap: bool) -> Layout:
+        """The same with events that carry their place, or the time since them, where they did not."""
+        if not (position or gap):
+            return self
+        wanted = [{"position": position or b.position, "gap": gap or b.gap} for b in self.behaviours]
+        behaviours = tuple(b.model_copy(update=w) for b, w in zip(self.behaviours, wanted, strict=True))
+        return self.model_copy(update={"behaviours": behaviours})
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether any event carries the time since it."""
+        return any(b.gap for b in self.behaviours)
+
     @property
     def seq_len(self) -> int:
         """L: all behaviours' lengths together."""

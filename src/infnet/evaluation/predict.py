@@ -19,8 +19,8 @@ __all__ = ["BatchSource", "predict"]
 class BatchSource(Protocol):
     """Whatever has splits of batches, such as :class:`infnet.data.dataset.Dataset`."""
 
-    def batches(self, split: str, batch_size: int) -> Iterator[RequestBatch]:
-        """One pass over a split, in row order."""
+    def batches(self, split: str, batch_size: int, *, gaps: bool = False) -> Iterator[RequestBatch]:
+        """One pass over a split, in row order; with ``gaps``, batches tell the time since every event."""
 
 
 def predict(
@@ -49,7 +49,7 @@ def predict(
     model.eval()
     try:
         with torch.inference_mode():
-            for batch in dataset.batches(split, batch_size):
+            for batch in dataset.batches(split, batch_size, gaps=model.layout.has_gaps):
                 if batch.labels is None:
                     raise DataError(f"split '{split}' has no labels; evaluation compares predictions with them")
                 present = batch.present

@@ -15,7 +15,7 @@ from infnet.data.layout import Layout
 from infnet.layers.gather import RowIndex
 from infnet.layers.tokens import gather_rows, mean_of_present
 
-__all__ = ["EventSequence", "EventTokens", "PackedRequests", "pack_requests"]
+__all__ = ["EventSequence", "EventTokens", "PackedRequests", "PaddedHistory", "pack_requests"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,22 @@ def pack_requests(request: Tensor, num_requests: int, chunk_size: int) -> Packed
 
 
 @dataclass(frozen=True)
+class PaddedHistory:
+    """Events written out, behaviours side by side, each most recent first and padded at its end."""
+
+    tokens: Tensor
+    """(R, L', d); padding holds anything finite."""
+    present: Tensor
+    """(R, L') bool."""
+    lengths: tuple[int, ...]
+    """(F,) columns of each behaviour: the longest history of the batch, at least 1; their sum is L'."""
+
+    def by_behaviour(self) -> list[tuple[Tensor, Tensor]]:
+        """Tokens (R, n_a, d) and presence (R, n_a) of each behaviour."""
+        return list(zip(self.tokens.split(self.lengths, dim=1), self.present.split(self.lengths, dim=1), strict=True))
+
+
+@dataclass(frozen=True)
 class EventSequence:
     """What :class:`EventTokens` makes of a batch; n counts the events present in all requests together."""
 
@@ -86,6 +102,8 @@ class EventSequence:
     """R."""
     chunk_size: int
     """Requests padded together."""
+    rank: Tensor
+    """(n,) place of each event in its history, the most recent one 0."""
 
     @cached_property
     def packed(self) -> PackedRequests:
@@ -99,6 +117,30 @@ class EventSequence:
             tokens = tokens.index_add(0, self.packed.slots, self.extra)
         parts = tokens.split([n * length for n, length in self.packed.chunks])
         return [part.unflatten(0, chunk) for part, chunk in zip(parts, self.packed.chunks, strict=True)]
+
+    def padded(self) -> PaddedHistory:
+        """All events written out, for models to which their order matters."""
+        num_behaviours = self.num_bags // self.num_requests
+        behaviour = self.bags - self.request * num_behaviours
+        counts = torch.bincount(self.bags, minlength=self.num_bags).view(-1, num_behaviours)
+        lengths = counts.amax(dim=0).clamp(min=1)
+        total = int(lengths.sum())
+        slots = self.request * total + (lengths.cumsum(0) - lengths)[behaviour] + self.rank
+        tokens = self.index.place(self.table, slots, self.num_requests * total)
+        if self.extra is not None:
+            tokens = tokens.index_add(0, slots, self.extra)
+        present = torch.zeros(self.num_requests * total, dtype=torch.bool, device=slots.device)
+        present[slots] = True
+        shape = (self.num_requests, total)
+        return PaddedHistory(tokens.unflatten(0, shape), present.view(shape), tuple(lengths.tolist()))
+
+    def means(self) -> Tensor:
+        """Mean token of each behaviour's events, zeros where there are none: (R, F, d)."""
+        sums = self.index.sums(self.table, self.bags, self.num_bags)
+        if self.extra is not None:
+            sums = sums.index_add(0, self.bags, self.extra)
+        counts = torch.bincount(self.bags, minlength=self.num_bags).clamp(min=1)
+        return (sums / counts[:, None]).unflatten(0, (self.num_requests, -1))
 
 
 class EventTokens(nn.Module):
@@ -115,6 +157,7 @@ class EventTokens(nn.Module):
         super().__init__()
         self._behaviours = layout.behaviours
         columns, at = layout.id_columns("item"), 0
+        self._item_columns = [c for name in layout.event_fields for c in range(columns[name].start, columns[name].stop)]
         self._columns: dict[str, slice] = {}
         for name in layout.event_fields:
             size = columns[name].stop - columns[name].start
@@ -142,7 +185,7 @@ class EventTokens(nn.Module):
 
     def forward(self, embedded: Tensor, batch: RequestBatch) -> EventSequence:
         """Embedded rows (U, d) -> the tokens of every request's events."""
-        table = self._table(embedded, batch.event_ids)
+        table = self._table(embedded, batch.event_ids).flatten(0, 1)
         num_requests, seq_len = batch.history.shape
         present = batch.history_present.flatten().nonzero()[:, 0]
         request = present // seq_len
@@ -151,18 +194,26 @@ class EventTokens(nn.Module):
         rows = batch.history.flatten()[present].to(torch.int64)
         if not self._shared_table:
             rows = rows + behaviour * batch.event_ids.shape[0]
+        rank = self._rank[column]
         return EventSequence(
             table=table,
             index=RowIndex(rows, table.shape[0]),
             bags=request * len(self._behaviours) + behaviour,
             num_bags=num_requests * len(self._behaviours),
-            extra=self._extra(batch, present, behaviour, self._rank[column]),
+            extra=self._extra(batch, present, behaviour, rank),
             request=request,
             num_requests=num_requests,
             chunk_size=self.chunk_size,
+            rank=rank,
         )
 
+    def of_items(self, embedded: Tensor, item_ids: Tensor) -> Tensor:
+        """Items as events, without position and gap: embedded rows (U, d), item id matrix (J, w) -> (F, J, d)."""
+        table = self._table(embedded, item_ids[:, self._item_columns])
+        return table.expand(len(self._behaviours), -1, -1)
+
     def _table(self, embedded: Tensor, event_ids: Tensor) -> Tensor:
+        """(F, E, d), or (1, E, d) if an item is the same token under every behaviour."""
         single = [name for name in self._columns if name not in self._tags]
         ids = torch.stack([event_ids[:, self._columns[name].start] for name in single], dim=1) if single else None
         fields = {} if ids is None else dict(zip(single, gather_rows(embedded, ids).unbind(dim=1), strict=True))
@@ -176,7 +227,7 @@ class EventTokens(nn.Module):
                 joined[behaviour.fields] = torch.cat(parts, dim=-1) if is_concat else torch.stack(parts).sum(dim=0)
             if not (tables and self._shared_table):
                 tables.append(project(joined[behaviour.fields]))
-        return torch.cat(tables)
+        return torch.stack(tables)
 
     def _extra(self, batch: RequestBatch, present: Tensor, behaviour: Tensor, rank: Tensor) -> Tensor | None:
         out: Tensor | None = None

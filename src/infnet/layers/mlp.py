@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from infnet.layers.dropout import Dropout
 
-__all__ = ["MLP", "GroupedLinear", "SplitLinear"]
+__all__ = ["MLP", "GroupedLinear", "HiddenLayers", "SplitLinear"]
 
 
 class MLP(nn.Sequential):
@@ -24,6 +25,19 @@ class MLP(nn.Sequential):
                 layers.append(Dropout(dropout))
             in_width = width
         super().__init__(*layers, nn.Linear(in_width, out_width))
+
+
+class HiddenLayers(nn.Sequential):
+    """What follows a first linear layer made elsewhere: its ReLU and dropout, and the further hidden layers.
+
+    Inputs (..., widths[0]) -> (..., widths[-1]).
+    """
+
+    def __init__(self, widths: Sequence[int], dropout: float = 0.0) -> None:
+        layers: list[nn.Module] = [nn.ReLU(), Dropout(dropout)]
+        for in_width, width in pairwise(widths):
+            layers += [nn.Linear(in_width, width), nn.ReLU(), Dropout(dropout)]
+        super().__init__(*layers)
 
 
 class GroupedLinear(nn.Module):

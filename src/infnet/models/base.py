@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,7 +13,7 @@ from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout, TaskLayout
 from infnet.errors import SpecError, did_you_mean
 from infnet.layers.embedding import EmbeddingTable
-from infnet.layers.tokens import RowProjection
+from infnet.layers.inputs import Inputs, InputTokens
 
 __all__ = ["ModelConfig", "RankingModel", "build_model", "model_names", "predictions", "register_model"]
 
@@ -31,6 +31,12 @@ class ModelConfig(BaseModel):
     """Of the embedding table's initial values."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On the hidden layers."""
+    event_combine: Literal["sum", "concat"] = "concat"
+    """How an event's item fields become one token: added, or joined and projected, by each behaviour in its own way."""
+    event_position: bool = False
+    """Add an embedding of an event's place in its history, even where the dataset's spec asks for none."""
+    event_gap: bool = False
+    """Add an embedding of the time since an event, even where the dataset's spec asks for none."""
 
 
 class RankingModel(nn.Module):
@@ -45,10 +51,21 @@ class RankingModel(nn.Module):
 
     def __init__(self, layout: Layout, config: ModelConfig) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout = layout = layout.with_event_embeddings(position=config.event_position, gap=config.event_gap)
         self.config = config
-        self.embedding = EmbeddingTable(layout.num_rows, config.embedding_width or config.width, config.embedding_std)
-        self.rows = RowProjection(self.embedding.width, config.width)
+        width = self.token_width(layout, config)
+        self.embedding = EmbeddingTable(layout.num_rows, config.embedding_width or width, config.embedding_std)
+        self.inputs = Inputs(layout, self.embedding.width, width, config.event_combine)
+
+    @classmethod
+    def token_width(cls, layout: Layout, config: ModelConfig) -> int:
+        """Width of the input tokens: d, unless a model keeps several embeddings of a value side by side."""
+        return config.width
+
+    def tokens(self, batch: RequestBatch) -> InputTokens:
+        """The batch as tokens: where every forward pass begins."""
+        tokens: InputTokens = self.inputs(self.embedding, batch)
+        return tokens
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T); for a regression task the standardised value. Padded candidates hold anything finite."""

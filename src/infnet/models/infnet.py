@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, field_tokens, history_tokens, task_tokens
-from infnet.layers.events import EventTokens
 from infnet.layers.gate import ProxyGate
-from infnet.layers.gather import RowIndex
 from infnet.layers.heads import TaskHeads
 from infnet.layers.proxies import CategoricalProxies, SequenceProxies
-from infnet.layers.tokens import FieldTokenizer
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["INFNet", "INFNetConfig"]
@@ -56,8 +53,6 @@ class INFNetConfig(ModelConfig):
     """Hidden layers of the gates' MLP (eq. 10)."""
     head_hidden: tuple[PositiveInt, ...] = (64,)
     """Hidden layers of each task's head (eq. 12)."""
-    event_combine: Literal["sum", "concat"] = "concat"
-    """How an event's item fields become one token."""
     gate_with: Literal["input", "updated"] = "input"
     """Gate by the block's input proxies (the equations) or by the updated ones (the prose)."""
     proxy_residual: bool = True
@@ -217,14 +212,9 @@ class INFNet(RankingModel):
     def __init__(self, layout: Layout, config: INFNetConfig) -> None:
         super().__init__(layout, config)
         d, m = config.width, config.num_cat_proxies
-        self.request = FieldTokenizer(layout, ("user", "context"), d)
-        self.item, self.candidate = FieldTokenizer(layout, ("item",), d), FieldTokenizer(layout, ("candidate",), d)
-        self.events = EventTokens(layout, d, config.event_combine) if layout.behaviours else None
-
         updates, initial = _updates(config, bool(layout.behaviours))
-        num_tokens = [self.request.num_tokens, self.item.num_tokens, self.candidate.num_tokens]
         self.cat_proxies = (
-            CategoricalProxies(num_tokens, d, m, config.cat_hidden, config.cat_skip, config.dropout)
+            CategoricalProxies(self.inputs.num_tokens, d, m, config.cat_hidden, config.cat_skip, config.dropout)
             if "cat" in initial
             else None
         )
@@ -250,21 +240,16 @@ class INFNet(RankingModel):
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T)."""
-        embedded = self.rows(self.embedding, batch)
-        request = self.request(embedded, batch.user, batch.context)
-        item = self.item(embedded, batch.item)  # (J, M_i, d), gathered per candidate
-        candidates = RowIndex(batch.candidate_item, item.shape[0])
-        own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
-        fields = field_tokens(request, item, own, candidates)
-
+        tokens = self.tokens(batch)
+        inputs = (tokens.request, tokens.item, tokens.own, tokens.candidates)
+        fields = field_tokens(*inputs)
         history, cat, seq = None, None, None
-        if self.events is not None:
-            events = self.events(embedded, batch)
-            history = history_tokens(events)
+        if tokens.events is not None:
+            history = history_tokens(tokens.events)
             if self.seq_proxies is not None:
-                seq = self._normed("seq", self.seq_proxies(events))
+                seq = self._normed("seq", self.seq_proxies(tokens.events))
         if self.cat_proxies is not None:
-            cat = self._normed("cat", self.cat_proxies(request, item, own, candidates))
+            cat = self._normed("cat", self.cat_proxies(*inputs))
         state = _State(
             cat=cat,
             seq=seq,

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
-from infnet.layers.dropout import Dropout
-from infnet.layers.events import EventTokens
 from infnet.layers.heads import TaskHeads
-from infnet.layers.mlp import SplitLinear
-from infnet.layers.tokens import FieldTokenizer, gather_rows
+from infnet.layers.inputs import InputLinear
+from infnet.layers.mlp import HiddenLayers
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["SharedBottom", "SharedBottomConfig"]
@@ -41,39 +38,14 @@ class SharedBottom(RankingModel):
 
     def __init__(self, layout: Layout, config: SharedBottomConfig) -> None:
         super().__init__(layout, config)
-        d = config.width
-        self.request = FieldTokenizer(layout, ("user", "context"), d)
-        self.item, self.candidate = FieldTokenizer(layout, ("item",), d), FieldTokenizer(layout, ("candidate",), d)
-        self.events = EventTokens(layout, d, "sum") if layout.behaviours else None
-        num_request = self.request.num_tokens + len(layout.behaviours)
-        self.first = SplitLinear(
-            [num_request * d, self.item.num_tokens * d, self.candidate.num_tokens * d], config.hidden[0]
-        )
-        rest: list[nn.Module] = [nn.ReLU(), Dropout(config.dropout)]
-        for i, width in enumerate(config.hidden[1:]):
-            rest += [nn.Linear(config.hidden[i], width), nn.ReLU(), Dropout(config.dropout)]
-        self.rest = nn.Sequential(*rest)
+        pooled_width = self.inputs.num_behaviours * config.width
+        self.first = InputLinear(self.inputs, config.hidden[0], request_width=pooled_width)
+        self.rest = HiddenLayers(config.hidden, config.dropout)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T)."""
-        embedded = self.rows(self.embedding, batch)
-        request = [self.request(embedded, batch.user, batch.context)]
-        if self.events is not None:
-            request.append(self._pooled(embedded, batch, self.events))
-        hidden = gather_rows(self.first.part(1, self.item(embedded, batch.item).flatten(1)), batch.candidate_item)
-        hidden += self.first.part(0, torch.cat(request, dim=1).flatten(1), with_bias=True)[:, None]
-        if self.candidate.num_tokens:
-            own = self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape)
-            hidden += self.first.part(2, own.flatten(2))
-        shared = self.rest(hidden)
+        tokens = self.tokens(batch)
+        pooled = None if tokens.events is None else tokens.events.means().flatten(1)
+        shared = self.rest(self.first(tokens, pooled))
         return self.heads(shared[..., None, :].expand(-1, -1, len(self.layout.tasks), -1))
-
-    def _pooled(self, embedded: Tensor, batch: RequestBatch, events: EventTokens) -> Tensor:
-        """Mean token of each behaviour's events: (R, F, d)."""
-        sequence = events(embedded, batch)
-        sums = sequence.index.sums(sequence.table, sequence.bags, sequence.num_bags)
-        if sequence.extra is not None:
-            sums = sums.index_add(0, sequence.bags, sequence.extra)
-        counts = torch.bincount(sequence.bags, minlength=sequence.num_bags).clamp(min=1)
-        return (sums / counts[:, None]).unflatten(0, (batch.num_requests, -1))

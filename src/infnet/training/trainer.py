@@ -124,7 +124,13 @@ class _Trainer:
         parts = config.evaluations_per_epoch
         evaluate_after = {math.ceil(self.num_batches * part / parts) for part in range(1, parts)}
         ordered = self.dataset.batches(
-            "train", config.batch_size, seed=config.seed, epoch=at.epoch, skip=at.batch, sessions=config.sessions
+            "train",
+            config.batch_size,
+            seed=config.seed,
+            epoch=at.epoch,
+            skip=at.batch,
+            sessions=config.sessions,
+            gaps=self.state.model.layout.has_gaps,
         )
         self.state.model.train()
         with Prefetcher(ordered, config.prefetch) as batches:
