@@ -7,7 +7,7 @@ import torch
 
 from infnet.data.dataset import Dataset
 from infnet.data.sessions import SessionGrouping
-from infnet.errors import ArtifactError
+from infnet.errors import ArtifactError, SpecError
 from random_batches import make_layout
 from random_dataset import write_random_dataset
 from raw_logs import make_log, make_spec, prepare_frames
@@ -236,3 +236,34 @@ def test_a_split_without_rows_has_no_batches(tmp_path):
     for sessions in (None, SESSIONS):
         assert list(dataset.batches("valid", 8, seed=1, sessions=sessions)) == []
         assert dataset.num_batches("valid", 8, sessions) == 0
+
+
+def test_a_view_with_shorter_histories_keeps_the_latest_events_and_everything_else(dataset):
+    declared = [behaviour.length for behaviour in dataset.layout.behaviours]
+    assert len(declared) > 1
+    lengths = [max(1, length - 2 - index) for index, length in enumerate(declared)]
+    view = dataset.with_history_lengths(lengths)
+    assert [behaviour.length for behaviour in view.layout.behaviours] == lengths
+    assert [behaviour.length for behaviour in dataset.layout.behaviours] == declared
+    assert (view.path, view.manifest.fingerprint) == (dataset.path, dataset.manifest.fingerprint)
+    for whole, short in zip(dataset.batches("train", 50, gaps=True), view.batches("train", 50, gaps=True), strict=True):
+        begins = np.cumsum([0, *declared])
+        kept = [begin + place for begin, length in zip(begins, lengths, strict=False) for place in range(length)]
+        present = short.history_present
+        assert torch.equal(whole.history_present[:, kept], present)
+        assert torch.equal(whole.history_gap[:, kept], short.history_gap)
+        for old, new in zip(events(whole)[:, kept][present], events(short)[present], strict=True):
+            assert torch.equal(old, new)
+        assert torch.equal(whole.labels.nan_to_num(-1), short.labels.nan_to_num(-1))
+
+
+def events(batch):
+    """(R, L, w) the embedding rows of each event's columns."""
+    ids = batch.event_ids[batch.history.long()].long()
+    return torch.where(ids < 0, ids, batch.rows[ids.clamp(min=0)])
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 0], [1, 1, 1]])
+def test_history_lengths_that_fit_no_behaviour_are_refused(dataset, lengths):
+    with pytest.raises(SpecError, match=r"wanted at least 1 for each behaviour \(b0, b1\)"):
+        dataset.with_history_lengths(lengths)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from infnet.layers.softmax_read import softmax_read
+from infnet.layers.softmax_read import recorded_weights, softmax_read
 
 R, A, Q, D = 3, 2, 4, 5  # all different: a swapped axis fails instead of broadcasting
 
@@ -144,3 +144,19 @@ def test_autocast_reads_in_single_precision():
     assert {read.dtype, *(group.dtype for group in again)} == {torch.float32}
     rounded = written_out(queries.bfloat16().float(), [group.bfloat16().float() for group in groups])
     assert_close(read, rounded, rtol=1e-5, atol=1e-6)
+
+
+@given(sizes=group_sizes, seed=st.integers(0, 99))
+def test_recorded_weights_are_those_that_were_read_with(sizes, seed):
+    queries, groups = randn(R, A, Q, D, seed=seed), make_groups(sizes)
+    bias = make_bias(sum(n for _, n in sizes), seed)
+    with recorded_weights() as record:
+        first, again = softmax_read(queries, groups, bias)
+        second, _ = softmax_read(queries + first, again)
+    softmax_read(queries, groups, bias)
+    tokens = torch.cat([group.expand(-1, A, -1, -1) for group in groups], dim=2)
+    assert len(record) == 2
+    for weights, read in zip(record, (first, second), strict=True):
+        assert_close(weights @ tokens, read)
+        assert_close(weights.sum(dim=-1), torch.ones(R, A, Q, dtype=torch.float64))
+    assert record[0][bias.isinf().expand_as(record[0])].eq(0).all()

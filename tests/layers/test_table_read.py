@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 from numba import njit
 
 from infnet.layers.simd import LANES, begin, exp, load, store
-from infnet.layers.table_read import Rows, TableTokens
+from infnet.layers.table_read import Rows, TableTokens, plain_reads, reads_tables
 
 
 def randn(*shape, seed, dtype=torch.float64):
@@ -157,3 +157,14 @@ def test_a_reader_may_have_any_number_of_tokens():
     assert_close(read[:, 0], few)
     for got, wanted in zip(*(torch.autograd.grad(r.sum(), [queries, table]) for r in (read, few)), strict=True):
         assert_close(got, wanted)
+
+
+def test_plain_reads_leave_the_kernel_out_until_they_end():
+    tensor = randn(2, 16, seed=0)
+    assert reads_tables(tensor)
+    with plain_reads():
+        assert not reads_tables(tensor)
+        with pytest.raises(ZeroDivisionError), plain_reads():
+            raise ZeroDivisionError
+        assert not reads_tables(tensor)
+    assert reads_tables(tensor)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from infnet.data.batch import FieldValues, RequestBatch
 from infnet.errors import SpecError
 from infnet.models import INFNet, INFNetConfig, build_model
-from random_batches import make_batch, make_layout
+from random_batches import as_double, make_batch, make_layout
 
 layouts = st.builds(
     make_layout,
@@ -24,14 +24,25 @@ layouts = st.builds(
     position=st.booleans(),
     tasks=st.integers(1, 4),
 )
+
+
+def make_config(readers, **settings):
+    task_fusion, head_reads = readers
+    return INFNetConfig(task_fusion=task_fusion, head_reads=head_reads, **settings)
+
+
 configs = st.builds(
-    INFNetConfig,
+    make_config,
+    readers=st.sampled_from(
+        [(fusion, head) for fusion in ("early", "late") for head in ("task", "task+proxies")]
+        + [("none", "task+proxies")]
+    ),
     width=st.sampled_from([4, 8]),
     embedding_width=st.sampled_from([None, 3]),
     num_blocks=st.integers(1, 3),
     num_cat_proxies=st.integers(1, 4),
     num_seq_proxies=st.integers(1, 2),
-    num_shared_tasks=st.integers(1, 3),
+    num_shared_tasks=st.integers(0, 3),
     num_heads=st.sampled_from([1, 2]),
     cat_hidden=st.sampled_from([(), (6,), (6, 5)]),
     cat_skip=st.booleans(),
@@ -39,11 +50,13 @@ configs = st.builds(
     gate_hidden=st.sampled_from([(), (6,)]),
     head_hidden=st.sampled_from([(), (6,), (6, 5)]),
     event_combine=st.sampled_from(["sum", "concat"]),
-    gate_with=st.sampled_from(["input", "updated"]),
+    gate_with=st.sampled_from(["input", "updated", "none"]),
     proxy_residual=st.booleans(),
     token_residual=st.booleans(),
     proxy_norm=st.booleans(),
-    head_reads=st.sampled_from(["task", "task+proxies"]),
+    attention=st.sampled_from(["softmax", "softmax", "mean"]),
+    proxies=st.sampled_from(["few", "few", "all"]),
+    history=st.sampled_from(["tokens", "tokens", "pooled"]),
 )
 
 
@@ -55,18 +68,12 @@ def model_of(layout, config, seed=0, dtype=torch.float64) -> INFNet:
     return model.eval().to(dtype)
 
 
-def in_dtype(batch: RequestBatch, dtype) -> RequestBatch:
-    values = {n: getattr(batch, n) for n in batch.__dataclass_fields__}
-    return RequestBatch(
-        **{n: FieldValues(v.ids, v.dense.to(dtype)) if isinstance(v, FieldValues) else v for n, v in values.items()}
-    )
-
-
-def gradients(model, logits) -> dict[str, torch.Tensor]:
+def gradients(model, logits):
+    """Of all parameters that hold a number."""
+    named = [(name, p) for name, p in model.named_parameters() if p.numel()]
     weights = torch.linspace(-1, 2, logits.numel(), dtype=logits.dtype).view_as(logits)
-    grads = torch.autograd.grad((logits * weights).sum(), list(model.parameters()), allow_unused=True)
-    names = [n for n, _ in model.named_parameters()]
-    return {n: g.to_dense() for n, g in zip(names, grads, strict=True) if g is not None and g.numel()}
+    found = torch.autograd.grad((logits * weights).sum(), [p for _, p in named], materialize_grads=True)
+    return {name: gradient.to_dense() for (name, _), gradient in zip(named, found, strict=True)}
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +89,7 @@ def test_equals_the_equations_written_out(layout, config, R, N, chunk_size, seed
     model = model_of(layout, config, seed)
     if model.inputs.events is not None:
         model.inputs.events.chunk_size = chunk_size
-    batch = in_dtype(make_batch(layout, R, N, seed), torch.float64)
+    batch = as_double(make_batch(layout, R, N, seed))
     fast, slow = model(batch), written_out(model, batch)
     assert_close(fast, slow, rtol=1e-9, atol=1e-9)
     fast_gradients, slow_gradients = gradients(model, fast), gradients(model, slow)
@@ -109,7 +116,7 @@ def test_bfloat16_autocast_stays_close():
 
 def test_candidates_of_one_request_score_as_single_rows():
     layout = make_layout(tags=True, dense=True, gap=True)
-    model, batch = model_of(layout, INFNetConfig()), in_dtype(make_batch(layout, 3, 4), torch.float64)
+    model, batch = model_of(layout, INFNetConfig()), as_double(make_batch(layout, 3, 4))
     together = model(batch)
     for r in range(3):
         for c in range(4):
@@ -135,7 +142,7 @@ def test_candidates_of_one_request_score_as_single_rows():
 
 def test_absent_events_are_invisible():
     layout = make_layout(gap=True, position=True)
-    model, batch = model_of(layout, INFNetConfig()), in_dtype(make_batch(layout, 5, 2), torch.float64)
+    model, batch = model_of(layout, INFNetConfig()), as_double(make_batch(layout, 5, 2))
     other = torch.randint_like(batch.history, int(batch.event_ids.shape[0]))
     values = {n: getattr(batch, n) for n in batch.__dataclass_fields__}
     values["history"] = torch.where(batch.history_present, batch.history, other)
@@ -144,20 +151,37 @@ def test_absent_events_are_invisible():
 
 def test_a_user_without_history_scores_finite_with_finite_gradients():
     layout = make_layout()
-    model, batch = model_of(layout, INFNetConfig.paper()), in_dtype(make_batch(layout, 1, 2), torch.float64)
+    model, batch = model_of(layout, INFNetConfig.paper()), as_double(make_batch(layout, 1, 2))
     assert not batch.history_present.any()
     logits = model(batch)
     assert logits.isfinite().all()
     assert all(g.isfinite().all() for g in gradients(model, logits).values())
 
 
-def test_every_parameter_is_used():
-    layout = make_layout(tags=True, dense=True, gap=True, position=True)
-    for config in (INFNetConfig(), INFNetConfig.paper(), INFNetConfig(gate_with="input", head_reads="task")):
-        model = model_of(layout, config)
-        got = gradients(model, model(in_dtype(make_batch(layout, 6, 2), torch.float64)))
-        missing = [n for n, p in model.named_parameters() if p.numel() and n not in got]
-        assert not missing
+LAYOUT = make_layout(tags=True, dense=True, gap=True, position=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"head_reads": "task"},
+        {"gate_with": "updated"},
+        {"gate_with": "none"},
+        {"task_fusion": "late"},
+        {"task_fusion": "none"},
+        {"attention": "mean"},
+        {"proxies": "all"},
+        {"history": "pooled"},
+        {"num_shared_tasks": 0},
+        INFNetConfig.paper().model_dump(),
+    ],
+    ids=str,
+)
+def test_every_parameter_is_used(settings):
+    model = model_of(LAYOUT, INFNetConfig(**settings))
+    model(as_double(make_batch(LAYOUT, 6, 2))).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.numel() and p.grad is None] == []
 
 
 def test_a_misspelt_setting_suggests_the_nearest():
@@ -167,5 +191,7 @@ def test_a_misspelt_setting_suggests_the_nearest():
         build_model("infnt", make_layout())
     with pytest.raises(SpecError, match=r"num_blocks.*found 0"):
         build_model("infnet", make_layout(), {"num_blocks": 0})
+    with pytest.raises(SpecError, match="heads have no task token to read: set head_reads 'task\\+proxies'"):
+        build_model("infnet", make_layout(), {"task_fusion": "none", "head_reads": "task"})
     with pytest.raises(SpecError, match="not divisible by num_heads"):
         build_model("infnet", make_layout(), {"width": 10, "num_heads": 4})

@@ -108,6 +108,31 @@ def test_gradnorm_without_alpha_makes_all_gradients_equally_long():
     assert_close(weighting.weights, torch.tensor([1.6, 0.4]), atol=0.03, rtol=0)  # w_i ~ 1 / norm_i, sum 2
 
 
+def test_gradnorm_lets_tasks_of_any_scale_pull_alike():
+    shared = nn.Parameter(torch.zeros(2))
+    weighting = GradNormWeights((task(), task()), alpha=0.0, rate=0.01, every=4)
+    for _ in range(1000):  # scale / 2 |x - target|^2 at a distance of 1: pulls of 1 and 100
+        losses = torch.stack(
+            [0.5 * (shared - torch.eye(2)[0]).square().sum(), 50 * (shared - torch.eye(2)[1]).square().sum()]
+        )
+        weighting(losses, torch.tensor([True, True]), [shared])
+    assert_close(weighting.weights, torch.tensor([200 / 101, 2 / 101]), rtol=0.1, atol=0)
+
+
+def test_gradnorm_looks_at_gradients_now_and_then_and_moves_as_far():
+    def ratio(every, steps):
+        shared = nn.Parameter(torch.zeros(2))
+        weighting = GradNormWeights((task(), task()), alpha=0.0, rate=0.01, every=every)
+        for _ in range(steps):
+            losses = torch.tensor([[1.0, 0.0], [0.0, 4.0]]) @ shared + 1.0
+            weighting(losses, torch.tensor([True, True]), [shared])
+        return math.log(weighting.weights[0] / weighting.weights[1])
+
+    assert ratio(4, 1) == pytest.approx(4 * ratio(1, 1), rel=1e-4)
+    assert ratio(4, 1) == ratio(4, 4) < ratio(4, 5)
+    assert ratio(4, 40) == pytest.approx(ratio(1, 40), rel=0.1)
+
+
 def test_gradnorm_with_alpha_pulls_the_slower_task():
     shared = nn.Parameter(torch.zeros(1))
     weighting = GradNormWeights((task(), task()), alpha=1.0, rate=0.01)

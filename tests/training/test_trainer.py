@@ -27,18 +27,19 @@ def script(*values):
 
 
 def test_training_beats_chance_and_the_run_tells_how(tmp_path, dataset, evaluate, small_config):
-    run = train(dataset, small_config(epochs=6), tmp_path / "run", evaluate=evaluate)
+    run = train(dataset, small_config(epochs=10, patience=10, seed=1), tmp_path / "run", evaluate=evaluate)
     assert run.report["metrics"]["mean_auc"] > 0.7
     assert run.report["metrics"]["watch_r2"] > 0.1
-    assert run.report["steps"] == 6 * 10
-    assert run.report["rows"] == 6 * 600
+    assert run.report["steps"] == 10 * 10
+    assert run.report["rows"] == 10 * 600
     losses = [entry["loss"] for entry in lines(run, "train")]
     assert losses[-1] < losses[0]
     assert evaluate(Run.load(run.path).load_model(), "valid") == run.report["metrics"]
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "weighting"), [("adam", "fixed"), ("adamw", "gradnorm"), ("adagrad", "uncertainty")]
+    ("optimizer", "weighting"),
+    [("adam", "fixed"), ("adamw", "gradnorm"), ("adagrad", "uncertainty"), ("adam", "pcgrad"), ("adam", "cagrad")],
 )
 def test_a_small_model_overfits_32_rows(tmp_path, small_config, weighting, optimizer):
     (tmp_path / "data").mkdir()
@@ -93,6 +94,29 @@ def test_it_stops_after_patience_evaluations_without_a_better_one_and_keeps_the_
     assert [entry["is_best"] for entry in lines(run, "evaluation")] == [True, True, False, False, False]
 
 
+def test_a_run_ended_from_outside_after_an_evaluation_can_go_on(tmp_path, dataset, small_config):
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    seen = []
+
+    def stop(value):
+        seen.append(value)
+        if len(seen) == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(dataset, small_config(), tmp_path / "run", evaluate=script(0.5, 0.7), on_evaluation=stop)
+    assert seen == [0.5, 0.7]
+    run = Run.load(tmp_path / "run")
+    assert not run.is_finished
+    assert load_checkpoint(run.best_path).state["step"] == 20
+    assert load_checkpoint(run.last_path).state["step"] == 20
+    again = train(dataset, small_config(), run.path, evaluate=script(0.6), resume=True)
+    assert again.report["best"]["value"] == 0.7
+    assert again.report["steps"] == 30
+
+
 def test_a_monitored_loss_is_better_when_lower(tmp_path, dataset, small_config):
     values = [0.5, 0.4, 0.6]
     config = small_config(monitor="t0_logloss")
@@ -106,6 +130,12 @@ def test_evaluations_are_spread_over_the_epoch_and_can_stop_within_it(tmp_path, 
     assert [entry["step"] for entry in lines(run, "evaluation")] == [3, 5, 8, 10, 13, 15, 18]
     assert run.report["stopped"] == "early"
     assert run.report["steps"] == 18
+
+
+def test_an_epoch_of_fewer_batches_than_evaluations_is_evaluated_once_after_each(tmp_path, dataset, small_config):
+    config = small_config(epochs=2, batch_size=400, evaluations_per_epoch=5)
+    run = train(dataset, config, tmp_path / "run", evaluate=script(0.1, 0.2, 0.3, 0.4))
+    assert [entry["step"] for entry in lines(run, "evaluation")] == [1, 2, 3, 4]
 
 
 def test_models_are_evaluated_without_dropout_and_without_gradients(tmp_path, dataset, small_config):

@@ -8,11 +8,17 @@ import sys
 import typer
 
 from infnet import __version__
+from infnet.cli.ablate import ablate_command
+from infnet.cli.benchmark import benchmark_command
+from infnet.cli.conflicts import conflicts_command
 from infnet.cli.data import data_app
 from infnet.cli.demo import demo_command
 from infnet.cli.evaluate import evaluate_command
+from infnet.cli.explain import explain_command
 from infnet.cli.prepare import prepare_command
+from infnet.cli.profile import profile_command
 from infnet.cli.train import train_command
+from infnet.cli.tune import tune_command
 from infnet.errors import InfnetError, InputError
 
 __all__ = ["app", "main"]
@@ -31,6 +37,12 @@ app.add_typer(data_app, name="data")
 app.command("prepare")(prepare_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("tune")(tune_command)
+app.command("benchmark")(benchmark_command)
+app.command("ablate")(ablate_command)
+app.command("profile")(profile_command)
+app.command("explain")(explain_command)
+app.command("conflicts")(conflicts_command)
 
 _CALLERS_TO_MEND = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),

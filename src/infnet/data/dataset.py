@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from infnet.data.batch import RequestBatch
 from infnet.data.batches import BatchBuilder
 from infnet.data.layout import FORMAT_VERSION, Layout, Manifest
 from infnet.data.sessions import Requests, SessionGrouping, group_sessions
-from infnet.errors import ArtifactError, did_you_mean
+from infnet.errors import ArtifactError, SpecError, did_you_mean
 
 _S = TypeVar("_S", bound=np.generic)
 
@@ -116,6 +116,20 @@ class Dataset:
     def layout(self) -> Layout:
         """What models need to know."""
         return self.manifest.layout
+
+    def with_history_lengths(self, lengths: Sequence[int]) -> Dataset:
+        """The same files with other history lengths, one per behaviour; what was trained on one view fits that alone.
+
+        Raises:
+            SpecError: There are not as many as behaviours, or one is less than 1.
+        """
+        behaviours = self.layout.behaviours
+        if len(lengths) != len(behaviours) or any(length < 1 for length in lengths):
+            names = ", ".join(behaviour.name for behaviour in behaviours) or "none"
+            raise SpecError(f"history lengths are {list(lengths)}, wanted at least 1 for each behaviour ({names})")
+        shown = [b.model_copy(update={"length": length}) for b, length in zip(behaviours, lengths, strict=True)]
+        layout = self.layout.model_copy(update={"behaviours": tuple(shown)})
+        return Dataset(self.path, self.manifest.model_copy(update={"layout": layout}))
 
     def rows(self, split: str) -> SplitRows:
         """The rows of a split.

@@ -24,6 +24,7 @@ from infnet.layers.softmax_read import softmax_read
 from infnet.layers.table_read import Rows, TableTokens, reads_tables
 
 __all__ = [
+    "Arrow",
     "CrossAttention",
     "FieldTokens",
     "HistoryTokens",
@@ -216,18 +217,37 @@ class CrossAttention(nn.Module):
         return (heads @ self.value).flatten(-3)
 
 
+class Arrow(Protocol):
+    """Weights with which one kind of queries reads one kind of tokens."""
+
+    def fold(self, queries: Tensor) -> Tensor:
+        """Queries (R, a, q, d) -> the queries that look at the tokens as they are (R, a, q * h, d)."""
+        ...
+
+    def project(self, read: Tensor) -> Tensor:
+        """What those read -> (R, a, q, d)."""
+        ...
+
+
 def cross_attend(
-    tokens: TokenSet, arrows: Sequence[tuple[CrossAttention, Tensor]], gate: Tensor | None = None
+    tokens: TokenSet,
+    arrows: Sequence[tuple[Arrow, Tensor]],
+    gate: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> list[Tensor]:
     """What several kinds of queries read from one token set, in as few passes over the tokens as possible.
 
     Args:
-        tokens: The tokens before any gate.
+        tokens: The tokens before any gate; at least one for every reader if they are shifted.
         arrows: Weights and queries (R, a, q, d) of each kind.
         gate: Product of the gates so far (R, N, 1, d); None while it is one everywhere.
+        shift: (R, N, 1, d) added to the gated tokens. It adds the same to all logits of a query, which a softmax does
+            not see, and itself to what is read.
 
     Returns:
         One (R, a', q, d) per arrow.
     """
     read = tokens.read([arrow.fold(queries) for arrow, queries in arrows], gate)
+    if shift is not None:
+        read = [part + shift for part in read]
     return [arrow.project(part) for (arrow, _), part in zip(arrows, read, strict=True)]

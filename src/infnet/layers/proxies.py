@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infnet.layers.dropout import Dropout
-from infnet.layers.events import EventSequence
+from infnet.layers.events import EventSequence, PaddedHistory
 from infnet.layers.gather import RowIndex
 from infnet.layers.mlp import MLP
 
-__all__ = ["CategoricalProxies", "SequenceProxies"]
+__all__ = ["CategoricalProxies", "SequenceProxies", "behaviour_averages"]
 
 
 class CategoricalProxies(nn.Module):
@@ -78,3 +78,15 @@ class SequenceProxies(nn.Module):
         else:
             sums = mapped.new_zeros(events.num_bags, mapped.shape[1]).index_add(0, events.bags, mapped)
         return sums.view(-1, 1, self.num_behaviours * self.num_proxies, self.width)
+
+
+def behaviour_averages(history: PaddedHistory) -> Tensor:
+    """Where every event is a proxy: (R, 1, F, L'), times tokens (R, a, L', d) the average of each behaviour's events.
+
+    A behaviour without events averages to zeros.
+    """
+    present = history.present
+    behaviour = torch.arange(len(history.lengths), device=present.device)
+    columns = behaviour.repeat_interleave(torch.tensor(history.lengths, device=present.device))
+    members = ((columns == behaviour[:, None]) & present[:, None]).to(history.tokens.dtype)  # (R, F, L')
+    return (members / members.sum(dim=-1, keepdim=True).clamp(min=1))[:, None]

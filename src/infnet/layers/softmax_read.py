@@ -11,7 +11,9 @@ is one product: each read returns the tokens again, and the next read takes them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,7 +21,20 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["softmax_read"]
+__all__ = ["recorded_weights", "softmax_read"]
+
+_RECORD: ContextVar[list[Tensor] | None] = ContextVar("recorded_weights", default=None)
+
+
+@contextmanager
+def recorded_weights() -> Iterator[list[Tensor]]:
+    """Lists the weights (R, a, q, sum of n_i) of every read within, in the order of the reads."""
+    record: list[Tensor] = []
+    token = _RECORD.set(record)
+    try:
+        yield record
+    finally:
+        _RECORD.reset(token)
 
 
 def softmax_read(queries: Tensor, groups: Sequence[Tensor], bias: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
@@ -58,6 +73,9 @@ class _SoftmaxRead(Function):
         if bias is not None:
             scores = scores + bias
         weights = scores.softmax(dim=-1)
+        record = _RECORD.get()
+        if record is not None:
+            record.append(weights)
         read = _read(weights, groups)
         ctx.save_for_backward(queries, weights, *groups)
         return (read, *(g.view_as(g) for g in groups))

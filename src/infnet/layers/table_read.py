@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +24,25 @@ except ImportError:
 else:
     _HAS_KERNEL = True
 
-__all__ = ["Rows", "TableTokens", "reads_tables"]
+__all__ = ["Rows", "TableTokens", "plain_reads", "reads_tables"]
+
+_PLAIN: ContextVar[bool] = ContextVar("plain_reads", default=False)
 
 
 def reads_tables(tensor: Tensor) -> bool:
-    """Whether :class:`TableTokens` works here."""
-    return _HAS_KERNEL and tensor.device.type == "cpu" and tensor.dtype in {torch.float32, torch.float64}
+    """Whether :class:`TableTokens` works here and is wanted."""
+    works = _HAS_KERNEL and tensor.device.type == "cpu" and tensor.dtype in {torch.float32, torch.float64}
+    return works and not _PLAIN.get()
+
+
+@contextmanager
+def plain_reads() -> Iterator[None]:
+    """Read by PyTorch's own products within, which can be counted and recorded as the kernel's cannot."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 @dataclass(frozen=True)

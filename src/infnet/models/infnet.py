@@ -7,7 +7,7 @@ block, 10 and 11 the proxy gated unit, 12 heads, 13 loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
-from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, field_tokens, history_tokens, task_tokens
-from infnet.layers.gate import ProxyGate
+from infnet.layers.attention import field_tokens, history_tokens
+from infnet.layers.averages import field_average, history_average
+from infnet.layers.flows import FlowBlock, FlowState, plan_blocks
 from infnet.layers.heads import TaskHeads
-from infnet.layers.proxies import CategoricalProxies, SequenceProxies
+from infnet.layers.inputs import InputTokens
+from infnet.layers.proxies import CategoricalProxies, SequenceProxies, behaviour_averages
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["INFNet", "INFNetConfig"]
@@ -38,8 +40,8 @@ class INFNetConfig(ModelConfig):
     """m."""
     num_seq_proxies: int = Field(default=1, ge=1)
     """Proxies per behaviour."""
-    num_shared_tasks: int = Field(default=2, ge=1)
-    """N_s."""
+    num_shared_tasks: int = Field(default=2, ge=0)
+    """N_s; with none T' = T^, ungated."""
     num_heads: int = Field(default=1, ge=1)
     """Attention heads; folding holds for any number."""
     cat_hidden: tuple[PositiveInt, ...] = (256,)
@@ -53,8 +55,8 @@ class INFNetConfig(ModelConfig):
     """Hidden layers of the gates' MLP (eq. 10)."""
     head_hidden: tuple[PositiveInt, ...] = (64,)
     """Hidden layers of each task's head (eq. 12)."""
-    gate_with: Literal["input", "updated"] = "input"
-    """Gate by the block's input proxies (the equations) or by the updated ones (the prose)."""
+    gate_with: Literal["input", "updated", "none"] = "input"
+    """Gate by the block's input proxies (the equations), by the updated ones (the prose), or not at all."""
     proxy_residual: bool = True
     """C~' = C~ + (eq. 6), and so for the other proxies."""
     token_residual: bool = False
@@ -63,11 +65,24 @@ class INFNetConfig(ModelConfig):
     """LayerNorm on the proxies, initial and updated."""
     head_reads: Literal["task", "task+proxies"] = "task+proxies"
     """Whether heads see T_i alone (the paper) or beside the final categorical proxies."""
+    task_fusion: Literal["early", "late", "none"] = "early"
+    """Task tokens take part in every block (the paper); read in the last block only and are never read; or are left
+    out, shared ones too, and heads read the final C~ and S~."""
+    attention: Literal["softmax", "mean"] = "softmax"
+    """``mean``: every query reads the plain average of the present tokens times W_V, which is how we read the paper's
+    "w/o cross attention"."""
+    proxies: Literal["few", "all"] = "few"
+    """``all``: no proxies but all tokens, C~ = C and S~ = S, at the cost of their product. C~ gates flattened as ever,
+    S~, whose tokens may be absent, as the average of each behaviour's."""
+    history: Literal["tokens", "pooled"] = "tokens"
+    """``pooled``: each behaviour is one token among the categorical ones, the average of its events."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> INFNetConfig:
+    def _settings_agree(self) -> INFNetConfig:
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not divisible by num_heads {self.num_heads}")
+        if self.task_fusion == "none" and self.head_reads == "task":
+            raise ValueError("with task_fusion 'none' heads have no task token to read: set head_reads 'task+proxies'")
         return self
 
     @classmethod
@@ -90,116 +105,14 @@ class INFNetConfig(ModelConfig):
         )
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a block hands to the next. a = 1 while candidates share it, N afterwards; constants (1, 1, ..)."""
-
-    cat: Tensor | None
-    """C~ (R, N, m, d); None if nobody reads it."""
-    seq: Tensor | None
-    """S~ (R, a, F * k, d); None if nobody reads it, or without behaviours."""
-    shared: Tensor
-    """T~ (R, a, N_s, d)."""
-    task: Tensor
-    """T (R, a, T, d)."""
-    cat_gate: Tensor | None = None
-    """G_C (R, N, 1, d), the product of the gates so far; None for one."""
-    seq_gate: Tensor | None = None
-    """G_S likewise."""
-
-
-_SOURCES = {"cat": ("seq", "task"), "seq": ("cat", "task"), "shared": ("cat", "seq"), "task": ("cat", "seq")}
-"""Whom each kind of queries reads (eqs. 6 to 9)."""
-
-
-def _updates(config: INFNetConfig, has_behaviours: bool) -> tuple[list[set[str]], set[str]]:
-    """Which proxies each block must update and which must exist at the start, so that nothing is computed for nobody.
-
-    In the last block nobody reads C', S' and, unless the heads do, C~' and S~' (identity C).
-    """
-    needed = {"cat"} if config.head_reads == "task+proxies" else set()
-    updates = []
-    for index in reversed(range(config.num_blocks)):
-        gating = {"shared"} if index == config.num_blocks - 1 else {"cat", "seq", "shared"}
-        updated = needed | gating if config.gate_with == "updated" else needed
-        updates.append(updated)
-        needed = updated | gating
-    known = {"cat", "seq", "shared"} if has_behaviours else {"cat", "shared"}
-    return [updated & known for updated in reversed(updates)], needed & known
-
-
-class _Block(nn.Module):
-    """One block: the flows (eqs. 6 to 9) into the proxies in ``updates`` and the tasks, then the gates (10 and 11)."""
-
-    def __init__(self, config: INFNetConfig, num_seq_proxies: int, updates: set[str], is_last: bool) -> None:
-        super().__init__()
-        self.config = config
-        targets = ["task", *sorted(updates)]
-        sources = ("cat", "seq", "task") if num_seq_proxies else ("cat", "task")
-        self.reads = {s: [t for t in targets if s in _SOURCES[t]] for s in sources}
-        self.arrows = nn.ModuleDict(
-            {f"{t}_from_{s}": CrossAttention(config.width, config.num_heads) for s in sources for t in self.reads[s]}
-        )
-        norms = {t: nn.LayerNorm(config.width) for t in sorted(updates) if config.proxy_norm}
-        self.norms = nn.ModuleDict(norms)
-        counts = {"shared": config.num_shared_tasks}
-        if not is_last:
-            counts |= {"cat": config.num_cat_proxies, "seq": num_seq_proxies}
-        self.gates = nn.ModuleDict(
-            {name: ProxyGate(count, config.width, config.gate_hidden) for name, count in counts.items() if count}
-        )
-
-    def forward(self, state: _State, fields: TokenSet, history: TokenSet | None, num_requests: int) -> _State:
-        token_sets: dict[str, TokenSet | None] = {
-            "cat": fields,
-            "seq": history,
-            "task": task_tokens(state.task, num_requests),
-        }
-        old: dict[str, Tensor | None] = {"cat": state.cat, "seq": state.seq, "shared": state.shared, "task": state.task}
-        gate = {"cat": state.cat_gate, "seq": state.seq_gate, "task": None}
-        new: dict[str, Tensor] = {}
-        for source, targets in self.reads.items():
-            tokens = token_sets[source]
-            if tokens is None or not targets:
-                continue
-            arrows = [(self._arrow(target, source), _present(old[target])) for target in targets]
-            for target, read in zip(targets, cross_attend(tokens, arrows, gate[source]), strict=True):
-                new[target] = new[target] + read if target in new else read  # eqs. 6 to 9
-        for target in [t for t in new if t != "task"]:
-            if self.config.proxy_residual:
-                new[target] = new[target] + _present(old[target])
-            if self.config.proxy_norm:
-                new[target] = self.norms[target](new[target])
-        return self._gated(state, new)
-
-    def _arrow(self, target: str, source: str) -> CrossAttention:
-        arrow = self.arrows[f"{target}_from_{source}"]
-        assert isinstance(arrow, CrossAttention)
-        return arrow
-
-    def _gated(self, state: _State, new: dict[str, Tensor]) -> _State:
-        """Eqs. 10 and 11: fold the gates of C and S into those so far, gate T."""
-        config = self.config
-        after = replace(
-            state,
-            cat=new.get("cat", state.cat),
-            seq=new.get("seq", state.seq),
-            shared=new.get("shared", state.shared),
-        )
-        gating = state if config.gate_with == "input" else after
-        task = new["task"] * self.gates["shared"](gating.shared)
-        after = replace(after, task=state.task + task if config.token_residual else task)
-        gates = {}
-        for name, so_far in (("cat", state.cat_gate), ("seq", state.seq_gate)):
-            if name in self.gates:
-                gate = self.gates[name](_present(getattr(gating, name))) + float(config.token_residual)
-                gates[f"{name}_gate"] = gate if so_far is None else so_far * gate
-        return replace(after, **gates)
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
+def _flows(config: INFNetConfig, has_history: bool) -> list[dict[str, tuple[str, ...]]]:
+    """Whom each kind of queries reads in each block (eqs. 6 to 9), as far as options and dataset have them."""
+    tokens = ("cat", "seq") if has_history else ("cat",)
+    sources = (*tokens, "task") if config.task_fusion == "early" else tokens
+    of_proxies = {kind: tuple(source for source in sources if source != kind) for kind in tokens}
+    of_tasks = dict.fromkeys(("task", "shared") if config.num_shared_tasks else ("task",), tokens)
+    first = {"early": 0, "late": config.num_blocks - 1, "none": config.num_blocks}[config.task_fusion]
+    return [of_proxies | (of_tasks if index >= first else {}) for index in range(config.num_blocks)]
 
 
 @register_model("infnet")
@@ -211,56 +124,95 @@ class INFNet(RankingModel):
 
     def __init__(self, layout: Layout, config: INFNetConfig) -> None:
         super().__init__(layout, config)
-        d, m = config.width, config.num_cat_proxies
-        updates, initial = _updates(config, bool(layout.behaviours))
+        d, num_tasks, has_tasks = config.width, len(layout.tasks), config.task_fusion != "none"
+        of_request, of_item, of_candidate = self.inputs.num_tokens
+        num_histories = len(layout.behaviours)
+        if config.history == "pooled":
+            of_request, num_histories = of_request + num_histories, 0
+        num_fields = (of_request, of_item, of_candidate)
+        m, num_seq = config.num_cat_proxies, num_histories * config.num_seq_proxies
+        if config.proxies == "all":
+            m, num_seq = sum(num_fields), num_histories
+        num_proxies = {"shared": config.num_shared_tasks, "cat": m, "seq": num_seq}
+        self._read_by_heads = ["cat"] if config.head_reads == "task+proxies" else []
+        if num_histories and not has_tasks:
+            self._read_by_heads.append("seq")
+        plans, self._initial = plan_blocks(
+            _flows(config, has_history=num_histories > 0),
+            wanted=[*self._read_by_heads, "task"] if has_tasks else self._read_by_heads,
+            num_proxies=num_proxies,
+            gate_with=config.gate_with,
+        )
+        mapped = self._initial if config.proxies == "few" else set()
         self.cat_proxies = (
-            CategoricalProxies(self.inputs.num_tokens, d, m, config.cat_hidden, config.cat_skip, config.dropout)
-            if "cat" in initial
+            CategoricalProxies(num_fields, d, m, config.cat_hidden, config.cat_skip, config.dropout)
+            if "cat" in mapped
             else None
         )
         self.seq_proxies = (
-            SequenceProxies(len(layout.behaviours), d, config.num_seq_proxies, config.seq_hidden)
-            if "seq" in initial
-            else None
+            SequenceProxies(num_histories, d, config.num_seq_proxies, config.seq_hidden) if "seq" in mapped else None
         )
-        self.task_tokens = nn.Parameter(torch.empty(len(layout.tasks), d).normal_(std=d**-0.5))
-        self.shared_tokens = nn.Parameter(torch.empty(config.num_shared_tasks, d).normal_(std=d**-0.5))
-        self.norms = nn.ModuleDict({t: nn.LayerNorm(d) for t in sorted(initial)} if config.proxy_norm else {})
-        num_seq = len(layout.behaviours) * config.num_seq_proxies
+        self.task_tokens = _learned(num_tasks, d) if has_tasks else None
+        self.shared_tokens = _learned(config.num_shared_tasks, d) if "shared" in self._initial else None
+        normed = sorted(self._initial - {"task"}) if config.proxy_norm else []
+        self.norms = nn.ModuleDict({kind: nn.LayerNorm(d) for kind in normed})
         self.blocks = nn.ModuleList(
-            _Block(config, num_seq, update, is_last=i == config.num_blocks - 1) for i, update in enumerate(updates)
+            FlowBlock(
+                plan,
+                num_proxies,
+                d,
+                num_heads=config.num_heads,
+                attention=config.attention,
+                gate_with=config.gate_with,
+                gate_hidden=config.gate_hidden,
+                proxy_residual=config.proxy_residual,
+                token_residual=config.token_residual,
+                proxy_norm=config.proxy_norm,
+            )
+            for plan in plans
         )
-        self.heads = TaskHeads(
-            len(layout.tasks),
-            d,
-            config.head_hidden,
-            shared_width=m * d if config.head_reads == "task+proxies" else 0,
-            dropout=config.dropout,
-        )
+        head_width = sum(num_proxies[kind] for kind in self._read_by_heads) * d
+        own_width, shared_width = (d, head_width) if has_tasks else (head_width, 0)
+        self.heads = TaskHeads(num_tasks, own_width, config.head_hidden, shared_width, config.dropout)
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T)."""
         tokens = self.tokens(batch)
+        if self.config.history == "pooled" and tokens.events is not None:
+            tokens = replace(tokens, request=torch.cat([tokens.request, tokens.events.means()], dim=1), events=None)
+        is_average = self.config.attention == "mean"
         inputs = (tokens.request, tokens.item, tokens.own, tokens.candidates)
-        fields = field_tokens(*inputs)
-        history, cat, seq = None, None, None
+        token_sets = {"cat": (field_average if is_average else field_tokens)(*inputs)}
         if tokens.events is not None:
-            history = history_tokens(tokens.events)
-            if self.seq_proxies is not None:
-                seq = self._normed("seq", self.seq_proxies(tokens.events))
-        if self.cat_proxies is not None:
-            cat = self._normed("cat", self.cat_proxies(*inputs))
-        state = _State(
-            cat=cat,
-            seq=seq,
-            shared=self._normed("shared", self.shared_tokens)[None, None],
-            task=self.task_tokens[None, None],
-        )
+            token_sets["seq"] = (history_average if is_average else history_tokens)(tokens.events)
+        state = self._initial_state(tokens)
         for block in self.blocks:
-            state = block(state, fields, history, batch.num_requests)
-        shared = _present(state.cat).flatten(2) if self.config.head_reads == "task+proxies" else None
-        logits: Tensor = self.heads(state.task, shared)
-        return logits
+            state = block(state, token_sets, batch.num_requests)
+        proxies = [state.proxies(kind).flatten(2).expand(-1, batch.num_candidates, -1) for kind in self._read_by_heads]
+        if "task" in state.queries:
+            return self.heads(state.queries["task"], torch.cat(proxies, dim=-1) if proxies else None)
+        return self.heads(torch.cat(proxies, dim=-1)[:, :, None].expand(-1, -1, len(self.layout.tasks), -1))
 
-    def _normed(self, kind: str, proxies: Tensor) -> Tensor:
-        return self.norms[kind](proxies) if self.config.proxy_norm else proxies
+    def _initial_state(self, tokens: InputTokens) -> FlowState:
+        queries: dict[str, Tensor] = {}
+        pool: Tensor | None = None
+        if "seq" in self._initial and tokens.events is not None:
+            if self.seq_proxies is not None:
+                queries["seq"] = self.seq_proxies(tokens.events)
+            else:
+                history = tokens.events.padded()
+                queries["seq"], pool = history.tokens[:, None], behaviour_averages(history)
+        if self.cat_proxies is not None:
+            queries["cat"] = self.cat_proxies(tokens.request, tokens.item, tokens.own, tokens.candidates)
+        elif "cat" in self._initial:
+            queries["cat"] = tokens.fields()
+        if self.shared_tokens is not None:
+            queries["shared"] = self.shared_tokens[None, None]
+        queries |= {kind: norm(queries[kind]) for kind, norm in self.norms.items()}
+        if self.task_tokens is not None:
+            queries["task"] = self.task_tokens[None, None]
+        return FlowState(queries, gates={}, pool=pool)
+
+
+def _learned(num_tokens: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(num_tokens, width).normal_(std=width**-0.5))

@@ -16,7 +16,7 @@ from infnet.training.monitor import metric_names
 from infnet.training.schedule import ScheduleKind
 from infnet.training.table_optimizer import OptimizerKind
 
-__all__ = ["TrainConfig", "load_config", "parse_config"]
+__all__ = ["TrainConfig", "config_from", "load_config", "parse_config", "parse_sections"]
 
 
 class TrainConfig(BaseModel):
@@ -60,12 +60,17 @@ class TrainConfig(BaseModel):
     """Largest norm of all gradients together; larger ones are scaled down to it. None leaves them as they are."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` runs the forward pass under autocast; parameters and losses stay float32."""
-    task_weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
-    """How the tasks' losses are added up; see :mod:`infnet.training.objectives`."""
+    task_weighting: Literal["fixed", "uncertainty", "gradnorm", "pcgrad", "cagrad"] = "fixed"
+    """How the tasks' losses are added up (:mod:`infnet.training.objectives`), or their gradients where these point
+    against each other (:mod:`infnet.training.surgery`)."""
     gradnorm_alpha: float = Field(default=1.5, ge=0)
     """How strongly gradnorm pulls slower tasks along."""
     gradnorm_rate: float = Field(default=0.01, gt=0, lt=1)
     """Step of gradnorm's task weights."""
+    gradnorm_every: int = Field(default=4, ge=1)
+    """Training steps from one look at the tasks' gradients, a backward pass for each, to the next."""
+    cagrad_c: float = Field(default=0.5, ge=0, lt=1)
+    """How far from the mean gradient cagrad may go, as a share of its norm; with 0 it is the plain sum."""
     monitor: str = "mean"
     """Validation metric for early stopping and the best checkpoint: ``mean_auc`` and ``mean_gauc`` over the binary
     tasks, ``mean``, the average of both, or ``TASK_METRIC`` such as ``click_auc``, ``like_gauc``, ``click_logloss``,
@@ -141,19 +146,19 @@ def load_config(
         document: dict[str, Any] = {} if begun is None else begun.document()
     else:
         try:
-            document = _parse(path.read_text(encoding="utf-8"), str(path))
+            document = parse_sections(path.read_text(encoding="utf-8"), str(path))
         except OSError as error:
             raise SpecError(f"{path}: cannot be read ({error.strerror}); give a training configuration") from error
         except UnicodeDecodeError as error:
             raise SpecError(f"{path}: is not UTF-8 text; a training configuration is a YAML file") from error
-        _config(document, str(path))  # so that a mistake in the file is not blamed on an override
+        config_from(document, str(path))  # so that a mistake in the file is not blamed on an override
     for name, value in values.items():
         if value is not None:
             section, key = ("model", "name") if name == "model" else ("train", name)
             document.setdefault(section, {})[key] = value
     for override in overrides:
         _override(document, override)
-    return _config(document, "--set" if overrides else "settings")
+    return config_from(document, "--set" if overrides else "settings")
 
 
 def parse_config(text: str, source: str = "config") -> TrainConfig:
@@ -162,10 +167,15 @@ def parse_config(text: str, source: str = "config") -> TrainConfig:
     Raises:
         SpecError: One line that names ``source``, the setting, what was found and what was wanted.
     """
-    return _config(_parse(text, source), source)
+    return config_from(parse_sections(text, source), source)
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def parse_sections(text: str, source: str) -> dict[str, Any]:
+    """The mappings ``model`` and ``train`` of YAML text, their contents not checked yet.
+
+    Raises:
+        SpecError: One line that names ``source`` and what is wrong with the text.
+    """
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -186,26 +196,12 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     return cast(dict[str, Any], document)
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    section, dot, key = path.strip().partition(".")
-    if not (equals and dot and key) or section not in ("model", "train"):
-        field = path.strip()
-        hint = f"; did you mean train.{field}?" if field in TrainConfig.model_fields else ""
-        raise SpecError(f"--set {override}: wanted model.SETTING=VALUE or train.SETTING=VALUE{hint}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {override}: '{text}' is no YAML value; put it in quotes") from error
-    *outer, last = key.split(".")
-    at = document.setdefault(section, {})
-    for part in outer:
-        at[part] = dict(at[part]) if isinstance(at.get(part), dict) else {}
-        at = at[part]
-    at[last] = value
+def config_from(document: Mapping[str, Any], source: str) -> TrainConfig:
+    """A configuration from its two mappings.
 
-
-def _config(document: Mapping[str, Any], source: str) -> TrainConfig:
+    Raises:
+        SpecError: One line that names ``source``, the setting, what was found and what was wanted.
+    """
     settings = dict(document.get("model", {}))
     train = document.get("train", {})
     for key in train:
@@ -223,3 +219,22 @@ def _config(document: Mapping[str, Any], source: str) -> TrainConfig:
         name = "model.name" if path == "model" else f"train.{path}"
         message = first["msg"].removeprefix("Value error, ")
         raise SpecError(f"{source}: {name}: {message}, found {first['input']!r}") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not (equals and dot and key) or section not in ("model", "train"):
+        field = path.strip()
+        hint = f"; did you mean train.{field}?" if field in TrainConfig.model_fields else ""
+        raise SpecError(f"--set {override}: wanted model.SETTING=VALUE or train.SETTING=VALUE{hint}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override}: '{text}' is no YAML value; put it in quotes") from error
+    *outer, last = key.split(".")
+    at = document.setdefault(section, {})
+    for part in outer:
+        at[part] = dict(at[part]) if isinstance(at.get(part), dict) else {}
+        at = at[part]
+    at[last] = value

@@ -12,6 +12,8 @@ from infnet.data.batch import RequestBatch
 from infnet.data.layout import TaskLayout
 from infnet.models.base import RankingModel
 from infnet.training.config import TrainConfig
+from infnet.training.gradients import TaskGradients
+from infnet.training.surgery import CAGrad, PCGrad, Surgery
 
 __all__ = ["FixedWeights", "GradNormWeights", "Loss", "Objective", "UncertaintyWeights", "task_losses"]
 
@@ -21,11 +23,13 @@ class Loss:
     """What a batch cost."""
 
     total: Tensor
-    """Scalar to differentiate."""
+    """Scalar, the auxiliary loss included."""
     tasks: Tensor
-    """(T,) unweighted losses, without a graph; 0 where the batch has no label."""
+    """(T,) unweighted losses; 0 where the batch has no label."""
     observed: Tensor
     """(T,) bool: the batch has a label of this task."""
+    auxiliary: Tensor | None
+    """The model's own loss."""
 
 
 def task_losses(
@@ -112,25 +116,39 @@ class GradNormWeights(nn.Module):
     sum_i |G_i - mean(G) * r_i ** alpha|, where G_i is the norm of the gradient of weight_i * loss_i with respect to
     the shared parameters and r_i how far behind the others the task is: loss_i / its first loss, over the mean of
     that. The step is taken in log weights and relative to mean(G): weights stay positive, and the unit of the loss
-    does not matter. Costs one more backward pass per task.
+    does not matter.
+
+    Norms take one more backward pass per task, most of the way through the graph, so they are looked at in every few
+    steps only; weights then move as far as they would have in all these steps together.
+
+    Args:
+        tasks: With their lambdas.
+        alpha: How strongly slower tasks are pulled along.
+        rate: Of the weights, per step.
+        every: Steps from one look at the norms to the next.
     """
 
     weights: Tensor
     first: Tensor
+    steps: Tensor
 
-    def __init__(self, tasks: tuple[TaskLayout, ...], alpha: float, rate: float) -> None:
+    def __init__(self, tasks: tuple[TaskLayout, ...], alpha: float, rate: float, every: int = 1) -> None:
         super().__init__()
-        self.alpha, self.rate = alpha, rate
+        self.alpha, self.rate, self.every = alpha, rate, every
         self.total = sum(task.weight for task in tasks)
         self.register_buffer("weights", torch.tensor([task.weight for task in tasks]))
         self.register_buffer("first", torch.full((len(tasks),), torch.nan))
+        self.register_buffer("steps", torch.tensor(0))
 
     def forward(self, losses: Tensor, observed: Tensor, shared: list[nn.Parameter]) -> Tensor:
         """Losses (T,) -> scalar under the weights so far, which then move; gradients are those of ``shared``."""
         total = (self.weights.clone() * losses).sum()
         if torch.is_grad_enabled():
-            norms = torch.stack([_gradient_norm(loss, shared) for loss in losses])
-            self._balance(losses.detach(), observed, norms)
+            self.first.copy_(torch.where(self.first.isnan() & observed, losses.detach(), self.first))
+            if self.steps % self.every == 0:
+                norms = torch.stack([_gradient_norm(loss, shared) for loss in losses])
+                self._balance(losses.detach(), observed, norms)
+            self.steps += 1
         return total
 
     def current(self) -> Tensor:
@@ -138,14 +156,13 @@ class GradNormWeights(nn.Module):
         return self.weights
 
     def _balance(self, losses: Tensor, observed: Tensor, norms: Tensor) -> None:
-        self.first.copy_(torch.where(self.first.isnan() & observed, losses, self.first))
         live = observed & (self.weights > 0)
         pulls = self.weights * norms  # G_i
         behind = losses / self.first.clamp(min=1e-12)
         behind = behind / _mean(behind, live).clamp(min=1e-12)  # r_i
         mean = _mean(pulls, live).clamp(min=1e-12)
         slope = torch.sign(pulls - mean * behind**self.alpha) * pulls / mean
-        moved = torch.where(live, self.weights * torch.exp(-self.rate * slope), self.weights)
+        moved = torch.where(live, self.weights * torch.exp(-self.rate * self.every * slope), self.weights)
         self.weights.copy_(moved * (self.total / moved.sum().clamp(min=1e-12)))
 
 
@@ -160,18 +177,22 @@ def _gradient_norm(loss: Tensor, shared: list[nn.Parameter]) -> Tensor:
 
 
 class Objective(nn.Module):
-    """A dataset's tasks and the way their losses are added up."""
+    """A dataset's tasks and the way their losses, or their gradients, are added up."""
 
     def __init__(self, tasks: tuple[TaskLayout, ...], config: TrainConfig) -> None:
         super().__init__()
         self.tasks = tasks
-        self.weighting: FixedWeights | UncertaintyWeights | GradNormWeights
+        self.weighting: FixedWeights | UncertaintyWeights | GradNormWeights = FixedWeights(tasks)
+        self.surgery: Surgery | None = None
         if config.task_weighting == "uncertainty":
             self.weighting = UncertaintyWeights(tasks)
         elif config.task_weighting == "gradnorm":
-            self.weighting = GradNormWeights(tasks, config.gradnorm_alpha, config.gradnorm_rate)
-        else:
-            self.weighting = FixedWeights(tasks)
+            every = config.gradnorm_every
+            self.weighting = GradNormWeights(tasks, config.gradnorm_alpha, config.gradnorm_rate, every)
+        elif config.task_weighting == "pcgrad":
+            self.surgery = PCGrad()
+        elif config.task_weighting == "cagrad":
+            self.surgery = CAGrad(config.cagrad_c)
 
     def forward(self, model: RankingModel, logits: Tensor, batch: RequestBatch) -> Loss:
         """The loss of a batch with labels, the model's own auxiliary loss included."""
@@ -179,6 +200,13 @@ class Objective(nn.Module):
         losses, observed = task_losses(logits, batch.labels, batch.present, self.tasks)
         total = self.weighting(losses, observed, model.shared_parameters())
         auxiliary = model.auxiliary_loss()
-        if auxiliary is not None:
-            total = total + auxiliary
-        return Loss(total, losses.detach(), observed)
+        return Loss(total if auxiliary is None else total + auxiliary, losses, observed, auxiliary)
+
+    def backward(self, loss: Loss, model: RankingModel) -> None:
+        """Give every parameter its gradient."""
+        if self.surgery is None:
+            loss.total.backward()
+            return
+        weighted = (self.weighting.current() * loss.tasks).unbind()
+        gradients = TaskGradients(weighted, model, loss.auxiliary)
+        gradients.assign(self.surgery.coefficients(gradients.gram()))

@@ -48,9 +48,9 @@ class Stepper:
         with self._autocast():
             logits = state.model(batch)
         loss = state.objective(state.model, logits, batch)
-        loss.total.backward()
+        state.objective.backward(loss, state.model)
         norm = state.optimizers.clip()
-        state.sums[0, :-1] += loss.tasks
+        state.sums[0, :-1] += loss.tasks.detach()
         state.sums[0, -1] += loss.total.detach() + 0.0 * norm  # not finite if either is not
         state.sums[1, :-1] += loss.observed
         state.sums[1, -1] += 1

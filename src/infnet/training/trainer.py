@@ -23,10 +23,14 @@ from infnet.training.schedule import Schedule
 from infnet.training.state import TrainState
 from infnet.training.step import Stepper
 
-__all__ = ["Evaluate", "train"]
+__all__ = ["Evaluate", "EvaluationCallback", "train"]
 
 Evaluate = Callable[[RankingModel, str], Mapping[str, float]]
 """Metrics of a model in evaluation mode on a split, flat: ``click_auc``, ``click_gauc``, .., ``mean_auc``."""
+
+
+EvaluationCallback = Callable[[float], None]
+"""Called with the monitored metric's value after each evaluation, once the checkpoints are written."""
 
 
 def train(
@@ -38,6 +42,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     progress: ProgressCallback | None = None,
+    on_evaluation: EvaluationCallback | None = None,
 ) -> Run:
     """Train a model until the epochs are over or validation no longer gets better.
 
@@ -52,6 +57,7 @@ def train(
         resume: Go on with the run in ``out``; where there is none, begin it.
         force: Replace the run in ``out``.
         progress: Called after every step.
+        on_evaluation: Called after every evaluation. What it raises ends training there, and ``resume`` goes on.
 
     Raises:
         SpecError: A setting is wrong, differs from the resumed run's, or ``out`` is taken.
@@ -75,16 +81,26 @@ def train(
             run = Run.create(out, dataset, config, force=force)
         if run.last_path.exists():
             state.restore(run.last_path)
-        _Trainer(dataset, run, state, evaluate, progress or (lambda _: None)).fit()
+        _Trainer(dataset, run, state, evaluate, progress or _ignore, on_evaluation or _ignore).fit()
     return run
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 class _Trainer:
     def __init__(
-        self, dataset: Dataset, run: Run, state: TrainState, evaluate: Evaluate, progress: ProgressCallback
+        self,
+        dataset: Dataset,
+        run: Run,
+        state: TrainState,
+        evaluate: Evaluate,
+        progress: ProgressCallback,
+        on_evaluation: EvaluationCallback,
     ) -> None:
         self.dataset, self.run, self.state = dataset, run, state
-        self.evaluate, self.progress = evaluate, progress
+        self.evaluate, self.progress, self.on_evaluation = evaluate, progress, on_evaluation
         self.config = config = run.config
         self.position = state.position
         self.num_batches = self._count_batches(epoch=0)
@@ -122,7 +138,8 @@ class _Trainer:
         config, at = self.config, self.position
         self.num_batches = self._count_batches(at.epoch)
         parts = config.evaluations_per_epoch
-        evaluate_after = {math.ceil(self.num_batches * part / parts) for part in range(1, parts)}
+        places = {math.ceil(self.num_batches * part / parts) for part in range(1, parts)}
+        evaluate_after = places - {self.num_batches}  # the end of the epoch has its own
         ordered = self.dataset.batches(
             "train",
             config.batch_size,
@@ -199,6 +216,7 @@ class _Trainer:
             self.run.save_best(model, {"step": at.step, "epoch": at.best_epoch, "metrics": metrics})
         self._save()
         self._report()
+        self.on_evaluation(value)
 
     def _monitored(self, metrics: Mapping[str, float]) -> float:
         name = self.config.monitor

@@ -1,0 +1,69 @@
+"""Reads that weigh all tokens alike: what is left of cross attention when its weights are taken away.
+
+Same seams as :mod:`infnet.layers.attention`: token sets to read from, and one arrow per kind of queries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from infnet.layers.attention import TokenSet
+from infnet.layers.events import EventSequence
+from infnet.layers.gather import RowIndex
+
+__all__ = ["AverageRead", "field_average", "history_average", "task_average"]
+
+
+class AverageRead(nn.Module):
+    """One arrow: every query reads the plain average of the tokens, times a matrix."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(width)
+        self.value = nn.Parameter(torch.empty(width, width).uniform_(-bound, bound))
+        """W_V."""
+
+    def fold(self, queries: Tensor) -> Tensor:
+        """Queries as they are: they only say how many reads are wanted."""
+        return queries
+
+    def project(self, read: Tensor) -> Tensor:
+        """(R, a, q, d) -> (R, a, q, d)."""
+        return read @ self.value
+
+
+class _AverageTokens:
+    """Tokens of which nobody wants more than their average (R, a, 1, d)."""
+
+    def __init__(self, average: Tensor) -> None:
+        self._average = average
+
+    def read(self, queries: Sequence[Tensor], gate: Tensor | None = None) -> list[Tensor]:
+        """The average of gated tokens is the gated average."""
+        average = self._average if gate is None else self._average * gate
+        return [average.expand(torch.broadcast_shapes(average.shape, q.shape)) for q in queries]
+
+
+def history_average(events: EventSequence) -> TokenSet:
+    """A request's events of all behaviours; zeros for a request without any."""
+    sums = events.index.sums(events.table, events.request, events.num_requests)
+    if events.extra is not None:
+        sums = sums.index_add(0, events.request, events.extra.to(sums.dtype))
+    counts = torch.bincount(events.request, minlength=events.num_requests).clamp(min=1)
+    return _AverageTokens((sums / counts[:, None])[:, None, None])
+
+
+def field_average(request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> TokenSet:
+    """Tokens of the request (R, M_r, d), of distinct items (J, M_i, d), of each candidate (R, N, M_c, d)."""
+    total = candidates.gather(item.sum(dim=1)) + own.sum(dim=2) + request.sum(dim=1)[:, None]
+    num_fields = request.shape[1] + item.shape[1] + own.shape[2]
+    return _AverageTokens((total / num_fields)[:, :, None])
+
+
+def task_average(tokens: Tensor) -> TokenSet:
+    """Task tokens (1, 1, T, d) or (R, N, T, d)."""
+    return _AverageTokens(tokens.mean(dim=2, keepdim=True))
