@@ -182,7 +182,7 @@ def test_a_seed_draws_the_same_events():
 def test_the_extractor_learns_what_follows():
     layout = make_layout(lengths=(5,))
     torch.manual_seed(0)
-    model, batch = DIEN(layout, DIENConfig(width=8, embedding_std=0.1)), make_batch(layout, 16, 1)
+    model, batch = DIEN(layout, DIENConfig(width=8, embedding_std=0.1, auxiliary_weight=1.0)), make_batch(layout, 16, 1)
     batch.history[:] = (batch.history[:, :1] - torch.arange(5)) % 7  # each event is followed by the next number
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     losses = []

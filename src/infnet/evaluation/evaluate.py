@@ -51,7 +51,7 @@ def evaluate_run(
 
 
 def open_dataset_of(run: Run, data: Path | None = None) -> Dataset:
-    """The dataset a run was trained on, checked to be the same.
+    """The dataset a run was trained on, checked to be the same, with histories as long as the run saw them.
 
     Raises:
         ArtifactError: It is not there, or another one is.
@@ -60,7 +60,7 @@ def open_dataset_of(run: Run, data: Path | None = None) -> Dataset:
         raise ArtifactError(f"{run.path}: its dataset is not at {run.dataset_path} any more; say where with --data DIR")
     dataset = Dataset.open(data or run.dataset_path)
     run.check_dataset(dataset)
-    return dataset
+    return dataset.with_history_lengths([behaviour.length for behaviour in run.layout.behaviours])
 
 
 def split_metrics(dataset: BatchSource, batch_size: int = 4096) -> Callable[[RankingModel, str], dict[str, float]]:

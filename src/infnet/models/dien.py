@@ -33,9 +33,10 @@ class DIENConfig(ModelConfig):
     max_events: int = Field(default=20, ge=1)
     """Most recent events of each behaviour that are read: a recurrence takes them one after the other, so that its time
     on a CPU grows with the longest history of a batch, however many requests there are."""
-    auxiliary_weight: float = Field(default=1.0, ge=0)
-    """Of the auxiliary loss (eqs. 6 and 7), a mean over all pairs of neighbouring events, so that long histories
-    do not outweigh the tasks; 0 to do without."""
+    auxiliary_weight: float = Field(default=0.1, ge=0)
+    """alpha, of the auxiliary loss (eqs. 6 and 7), which is a mean over all pairs of neighbouring events, so that long
+    histories do not outweigh the tasks. After one epoch of KuaiRand-Pure, 0.1 ranks the validation rows better than 1
+    does; 0 to do without."""
     hidden: tuple[PositiveInt, ...] = Field(default=(256, 128), min_length=1)
     """Layers that all tasks share."""
     head_hidden: tuple[PositiveInt, ...] = (64,)

@@ -57,7 +57,7 @@ def mix_tokens(tokens: Tensor) -> Tensor:
 
 
 def _token_counts(widths: Sequence[int], num_tokens: int) -> list[int]:
-    """Tokens for each group of inputs, in proportion to their widths: (groups,) summing to ``num_tokens``."""
+    """Tokens for each group of inputs, ``num_tokens`` in all, so that the widest chunk is as narrow as can be."""
     counts = [min(width, 1) for width in widths]
     while sum(counts) < num_tokens:
         fullest = max(range(len(widths)), key=lambda i: widths[i] / max(counts[i], 1))

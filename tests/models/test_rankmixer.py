@@ -1,0 +1,169 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inputs_oracle import WrittenInputs, heads_written_out
+from multi_head_oracle import attended, layer_norm
+from torch.testing import assert_close
+
+from infnet.errors import SpecError
+from infnet.models import build_model
+from infnet.models.rankmixer import RankMixer, RankMixerConfig, mix_tokens
+from random_batches import as_double, make_batch, make_layout
+
+layouts = st.builds(
+    make_layout,
+    user=st.integers(0, 3),
+    context=st.integers(0, 2),
+    item=st.integers(2, 4),
+    candidate=st.integers(0, 2),
+    tags=st.booleans(),
+    dense=st.booleans(),
+    lengths=st.sampled_from([(), (1,), (5, 3)]),
+    gap=st.booleans(),
+    tasks=st.integers(1, 3),
+)
+configs = st.builds(
+    RankMixerConfig,
+    width=st.sampled_from([4, 8]),
+    embedding_width=st.sampled_from([None, 3]),
+    event_combine=st.sampled_from(["sum", "concat"]),
+    num_tokens=st.sampled_from([3, 4]),
+    token_width=st.just(12),
+    num_blocks=st.integers(1, 2),
+    ffn_factor=st.integers(1, 2),
+    head_hidden=st.sampled_from([(), (6,)]),
+)
+
+
+def model_of(layout, config=None, seed=0):
+    torch.manual_seed(seed)
+    model = RankMixer(layout, config or RankMixerConfig(width=8, num_tokens=4, token_width=8)).eval().double()
+    with torch.no_grad():  # tokens large enough to matter beside the biases
+        model.embedding.weight.mul_(100)
+    return model
+
+
+def gelu(x):
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def chunks_written_out(module, values):
+    """Values (w,) cut into as many equal chunks as there are projections."""
+    weight, bias = module.project.weight, module.project.bias
+    width = weight.shape[1]
+    padded = torch.cat([values, values.new_zeros(len(weight) * width - len(values))])
+    return [padded[i * width : (i + 1) * width] @ weight[i] + bias[i] for i in range(len(weight))]
+
+
+def block_written_out(block, tokens):
+    num_tokens, head_width = len(tokens), len(tokens[0]) // len(tokens)
+    first, second = block.ffn[0], block.ffn[-1]
+    out = []
+    for h in range(num_tokens):
+        head = torch.cat([token[h * head_width : (h + 1) * head_width] for token in tokens])
+        mixed = layer_norm(block.mixed_norm, head + tokens[h])
+        hidden = gelu(mixed @ first.weight[h] + first.bias[h])
+        out.append(layer_norm(block.norm, hidden @ second.weight[h] + second.bias[h] + mixed))
+    return out
+
+
+def interest_written_out(model, inputs, r, c):
+    """What the candidate reads from all events as one of each behaviour's."""
+    query, key, value = (w[0] for w in (model.interest.query, model.interest.key, model.interest.value))
+    events = [token for history in inputs.histories[r] for token in history]
+    targets = inputs.targets(r, c)
+    if not events:
+        return [torch.zeros_like(target) for target in targets]
+    keys, values = [event @ key for event in events], [event @ value for event in events]
+    return [attended(target @ query, keys, values, 1) for target in targets]
+
+
+def written_out(model, batch):
+    """Logits (R, N, T), one candidate and one task at a time."""
+    inputs, num_tasks = WrittenInputs(model, batch), len(model.layout.tasks)
+
+    def one(r, c):
+        has_events = model.interest is not None
+        groups = [
+            (model.request, [*inputs.request(r), *(inputs.pooled(r) if has_events else [])]),
+            (model.item, inputs.item(r, c)),
+            (model.own, [*inputs.own(r, c), *(interest_written_out(model, inputs, r, c) if has_events else [])]),
+        ]
+        tokens = [token for cut, fields in groups if fields for token in chunks_written_out(cut, torch.cat(fields))]
+        for block in model.blocks:
+            tokens = block_written_out(block, tokens)
+        return heads_written_out(model.heads, torch.stack(tokens).mean(0).expand(num_tasks, -1))
+
+    R, N = batch.present.shape
+    return torch.stack([torch.stack([one(r, c) for c in range(N)]) for r in range(R)])
+
+
+@settings(max_examples=20)
+@given(layout=layouts, config=configs, R=st.integers(1, 3), N=st.integers(1, 2), seed=st.integers(0, 99))
+def test_equals_the_network_written_out(layout, config, R, N, seed):
+    model, batch = model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed))
+    fast, slow = model(batch), written_out(model, batch)
+    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    parameters = [p for p in model.parameters() if p.numel()]
+    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
+    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
+    for mine, plain in zip(*gradients, strict=True):
+        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)
+
+
+@given(num_tokens=st.integers(1, 5), head_width=st.integers(1, 3), seed=st.integers(0, 99))
+def test_mixing_moves_the_h_th_piece_of_token_t_to_the_t_th_place_of_token_h(num_tokens, head_width, seed):
+    tokens = torch.randn(2, 3, num_tokens, num_tokens * head_width, generator=torch.Generator().manual_seed(seed))
+    mixed = mix_tokens(tokens)
+    for t in range(num_tokens):
+        for h in range(num_tokens):
+            piece = tokens[..., t, h * head_width : (h + 1) * head_width]
+            assert torch.equal(mixed[..., h, t * head_width : (t + 1) * head_width], piece)
+    assert torch.equal(mix_tokens(mixed), tokens)
+
+
+def test_mixing_has_no_parameters():
+    block = model_of(make_layout()).blocks[0]
+    assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"mixed_norm", "norm", "ffn"}
+
+
+def test_each_token_has_a_network_of_its_own():
+    block, tokens = model_of(make_layout()).blocks[0], torch.randn(5, 4, 8, dtype=torch.float64)
+    before = block(tokens)
+    with torch.no_grad():
+        block.ffn[0].weight[2] += 1
+    changed = (block(tokens) != before).any(dim=-1).any(dim=0)
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_the_widest_group_of_inputs_gets_the_next_token_and_nobody_goes_without():
+    layout = make_layout(user=7, context=2, item=6, candidate=1, lengths=(5, 3))
+    model = model_of(layout, RankMixerConfig(width=8))
+    # 9 fields and 2 means, 6 fields, 1 field and 2 interests in 16 tokens: nobody's token holds more than 11 / 8 of one
+    assert [len(part.project.weight) for part in (model.request, model.item, model.own)] == [8, 5, 3]
+    model = model_of(make_layout(user=40, context=0, candidate=0, lengths=()), RankMixerConfig(width=8))
+    assert [len(part.project.weight) for part in (model.request, model.item)] == [15, 1]
+    assert model.own is None
+
+
+def test_every_parameter_is_used():
+    layout = make_layout(tags=True, dense=True, gap=True, position=True)
+    model = model_of(layout, RankMixerConfig(embedding_width=3))
+    model(as_double(make_batch(layout, 6, 2))).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.numel() and p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_tokens": 12}, "token_width 64 is not divisible by num_tokens 12"),
+        ({"num_tokens": 2}, "num_tokens"),
+        ({"num_blocks": 0}, "num_blocks"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(SpecError, match=message):
+        build_model("rankmixer", make_layout(), settings)
