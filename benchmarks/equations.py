@@ -40,7 +40,7 @@ class WrittenOut(nn.Module):
         C = torch.cat([request, item, model.inputs.candidate(embedded, batch.candidate)], dim=1)  # (B, M, d)
         present = batch.history_present.repeat_interleave(N, dim=0)
         S = self._events(embedded, batch).repeat_interleave(N, dim=0)  # (B, L, d)
-        B, d = C.shape[0], config.width
+        B, d = C.shape[0], config.proxy_width or config.width
 
         phi_cat = model.cat_proxies
         of_item = torch.cat([phi_cat.item, phi_cat.own], dim=1)

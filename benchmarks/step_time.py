@@ -51,7 +51,7 @@ def main() -> None:
         torch.manual_seed(0)
         layout = sized_layout(fields, seq_len)
         batch = random_batch(layout, args.batch_size, 1)
-        model = INFNet(layout, config.model_copy(update={"width": width}))
+        model = INFNet(layout, config.model_copy(update={"width": width, "proxy_width": None}))
         slow = WrittenOut(model)
         slow.eval()  # and with it the model inside: dropout would draw anew for each
         fast_out, slow_out = model(batch), slow(batch)

@@ -34,7 +34,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ablation(dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation") / "out"
-    return ablate(dataset, out, seeds=2, only="no-gates,proxies-4,half-history", settings=FAST), out
+    return ablate(dataset, out, seeds=2, only="no-gates,proxies-2,half-history", settings=FAST), out
 
 
 def test_every_variant_builds_and_scores_differently_from_the_full_model_unless_it_is_the_same(dataset):
@@ -64,7 +64,7 @@ def test_each_variant_is_compared_with_the_full_model(ablation):
     found, out = ablation
     assert found.standings.references == {"auc": FULL, "gauc": FULL}
     told = json.loads((out / "ablation.json").read_text())
-    assert [variant["name"] for variant in told["variants"]] == [FULL, "no-gates", "proxies-4", "half-history"]
+    assert [variant["name"] for variant in told["variants"]] == [FULL, "no-gates", "proxies-2", "half-history"]
     assert {len(variant["runs"]) for variant in told["variants"]} == {2}
     assert {d["model"] for d in told["significance"]["differences"]} == {"no-gates", "half-history"}
     assert (out / "ablation.png").stat().st_size > 1000
@@ -73,10 +73,10 @@ def test_each_variant_is_compared_with_the_full_model(ablation):
 
 def test_settings_that_are_the_full_models_are_not_trained_again(ablation):
     found, out = ablation
-    assert found.entries["proxies-4"] is found.entries[FULL]
-    assert not (out / "runs" / "proxies-4-seed0").exists()
-    assert "| proxies-4 (= full) |" in (out / "ablation.md").read_text()
-    assert found.groups()["proxies per row (m)"] == [("proxies-4 (= full)", FULL)]
+    assert found.entries["proxies-2"] is found.entries[FULL]
+    assert not (out / "runs" / "proxies-2-seed0").exists()
+    assert "| proxies-2 (= full) |" in (out / "ablation.md").read_text()
+    assert found.groups()["proxies per row (m)"] == [("proxies-2 (= full)", FULL)]
 
 
 def test_shorter_histories_are_trained_and_judged_on_a_view_of_the_same_files(dataset, ablation):
@@ -91,24 +91,24 @@ def test_shorter_histories_are_trained_and_judged_on_a_view_of_the_same_files(da
 def test_a_second_call_trains_nothing(dataset, ablation, monkeypatch):
     found, out = ablation
     monkeypatch.setattr(series, "train", None)
-    again = ablate(dataset, out, seeds=2, only=["half-history", "proxies-4", "no-gates"], settings=FAST)
+    again = ablate(dataset, out, seeds=2, only=["half-history", "proxies-2", "no-gates"], settings=FAST)
     assert again.as_json() == found.as_json()
 
 
 def test_the_full_model_is_the_configurations(dataset, tmp_path):
     config = tmp_path / "paper.yaml"
-    config.write_text("model: {name: infnet, width: 4, head_reads: task, num_cat_proxies: 2, head_hidden: [4]}\n")
+    config.write_text("model: {name: infnet, width: 4, head_reads: task, num_cat_proxies: 4, head_hidden: [4]}\n")
     settings = ("train.batch_size=150", "train.threads=1", "train.tensorboard=false")
     found = ablate(
         dataset,
         tmp_path / "out",
         seeds=1,
-        only="proxies-2,no-task-tokens",
+        only="proxies-4,no-task-tokens",
         config=config,
         settings=settings,
         split="valid",
     )
-    assert found.entries["proxies-2"] is found.entries[FULL]
+    assert found.entries["proxies-4"] is found.entries[FULL]
     assert found.entries[FULL].config.settings["head_reads"] == "task"
     assert found.entries["no-task-tokens"].config.settings["head_reads"] == "task+proxies"
     assert f"--config {config}" in (tmp_path / "out" / "ablation.md").read_text()

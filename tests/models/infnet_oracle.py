@@ -18,7 +18,7 @@ from infnet.models.infnet import INFNet
 
 
 def attend(arrow, queries: Tensor, tokens: Tensor) -> Tensor:
-    """CA(Q, X, X) for one row: queries (q, d), tokens (n, d) -> (q, d); no tokens read zeros."""
+    """CA(Q, X, X) for one row: queries (q, d), tokens (n, d') -> (q, d); no tokens read zeros."""
     if tokens.shape[0] == 0:
         return torch.zeros_like(queries)
     heads = []
@@ -32,7 +32,7 @@ def average(arrow, queries: Tensor, tokens: Tensor) -> Tensor:
     """What stands for CA without attention."""
     if tokens.shape[0] == 0:
         return torch.zeros_like(queries)
-    return (tokens @ arrow.value).mean(dim=0).expand_as(queries)
+    return (tokens @ arrow.value).mean(dim=0).expand(len(queries), -1)
 
 
 def category_proxies(phi, request: list[Tensor], others: list[Tensor]) -> Tensor:
@@ -85,7 +85,7 @@ def _row(model: INFNet, inputs: WrittenInputs, r: int, c: int) -> Tensor:
     S = torch.stack([token for events in histories for token in events] or [C.new_zeros(d)])
     if not any(histories):
         S = S[:0]
-    nothing = torch.full((1, d), torch.nan, dtype=C.dtype)
+    nothing = torch.full((1, config.proxy_width or d), torch.nan, dtype=C.dtype)
     T = model.task_tokens if has_tasks else nothing
     T_proxy = nothing if model.shared_tokens is None else model.shared_tokens
     if config.proxies == "all":

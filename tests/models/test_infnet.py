@@ -39,6 +39,7 @@ configs = st.builds(
     ),
     width=st.sampled_from([4, 8]),
     embedding_width=st.sampled_from([None, 3]),
+    proxy_width=st.sampled_from([None, 6, 10]),
     num_blocks=st.integers(1, 3),
     num_cat_proxies=st.integers(1, 4),
     num_seq_proxies=st.integers(1, 2),

@@ -88,7 +88,7 @@ def test_what_stands_in_padding_is_invisible(name):
     layout = make_layout(tags=True, gap=True, position=True)
     torch.manual_seed(0)
     model = build_model(name, layout, {"width": 8, "embedding_std": 1.0}).double().eval()
-    batch = as_double(make_batch(layout, 6, 3, padded=True))
+    batch = as_double(make_batch(model.layout, 6, 3, padded=True))
     gone, absent = ~batch.present, ~batch.history_present
     other = dataclasses.replace(
         batch,
@@ -120,7 +120,7 @@ def test_gradients_are_finite_and_reach_the_table(name, layout):
     torch.manual_seed(0)
     model = build_model(name, layout, {"width": 8})
     for num_requests, num_candidates in ((5, 3), (1, 2)):  # the first request has no history: here nobody has one
-        batch = make_batch(layout, num_requests, num_candidates, padded=True)
+        batch = make_batch(model.layout, num_requests, num_candidates, padded=True)
         model.zero_grad()
         loss_of(model(batch), batch).backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -134,7 +134,8 @@ def test_gradients_are_finite_and_reach_the_table(name, layout):
 def test_a_batch_in_bfloat16_scores_alike(name):
     layout = make_layout(tags=True, dense=True)
     torch.manual_seed(0)
-    model, batch = build_model(name, layout, {"width": 8}).eval(), make_batch(layout, 5, 3)
+    model = build_model(name, layout, {"width": 8}).eval()
+    batch = make_batch(model.layout, 5, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = model(batch).float()
     assert_close(rounded, model(batch), rtol=0.05, atol=0.05)
@@ -143,7 +144,8 @@ def test_a_batch_in_bfloat16_scores_alike(name):
 @models
 def test_scores_come_back_from_saved_parameters(name, tmp_path):
     layout = make_layout(tags=True, dense=True, gap=True)
-    batch, models = make_batch(layout, 4, 2), [build_model(name, layout, {"width": 8}).eval() for _ in range(2)]
+    models = [build_model(name, layout, {"width": 8}).eval() for _ in range(2)]
+    batch = make_batch(models[0].layout, 4, 2)
     assert not torch.equal(models[0](batch), models[1](batch))
     models[1].load_state_dict(models[0].state_dict())
     assert torch.equal(models[0](batch), models[1](batch))
@@ -165,5 +167,6 @@ def test_overfits_32_rows(dataset, name):
         loss_of(model(batch), batch).backward()
         for optimizer in optimizers:
             optimizer.step()
+    model.eval()
     assert loss_of(model(batch), batch).item() < 0.05
     assert ((model(batch) > 0) == labels.bool()).all()

@@ -144,7 +144,7 @@ def test_the_widest_group_of_inputs_gets_the_next_token_and_nobody_goes_without(
     model = model_of(layout, RankMixerConfig(width=8))
     # 9 fields and 2 means, 6 fields, 1 field and 2 interests in 16 tokens: nobody's token holds more than 11 / 8 of one
     assert [len(part.project.weight) for part in (model.request, model.item, model.own)] == [8, 5, 3]
-    model = model_of(make_layout(user=40, context=0, candidate=0, lengths=()), RankMixerConfig(width=8))
+    model = model_of(make_layout(user=60, context=0, item=2, candidate=0, lengths=()), RankMixerConfig(width=8))
     assert [len(part.project.weight) for part in (model.request, model.item)] == [15, 1]
     assert model.own is None
 

@@ -24,8 +24,8 @@ model: {width: [4, 8], hidden: [[16], [8]], head_hidden: [[8]], dropout: [0.0, 0
 train: {threads: 1, epochs: 1, evaluations_per_epoch: 3, batch_size: [64, 128], learning_rate: [1.0e-3, 1.0e-2]}
 """
 
-GOOD = [0.7, *[0.5, 0.6, 0.7] * 4]
-"""What five trials find; the defaults' batch is the whole dataset, so that they are evaluated once."""
+GOOD = [0.6, 0.7, *[0.5, 0.6, 0.7] * 4]
+"""What five trials find; the defaults' batch is more than half the dataset, so that they are evaluated twice."""
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_no_settings_are_tried_twice_and_a_space_can_come_to_its_end(tmp_path, s
     result = study(trials=40, space=str(tmp_path / "few.yaml"), evaluate=in_turn(0.5))
     tried = [tuple(trial.settings.values()) for trial in result.trials]
     assert len(tried) == len(set(tried))
-    assert set(tried) == {(width, size) for width in (4, 8) for size in (64, 1024)} | {(16, 1024)}
+    assert set(tried) == {(width, size) for width in (4, 8) for size in (64, 1024)} | {(16, 512)}
 
 
 def test_what_does_not_apply_to_the_model_is_left_out_and_reported(tmp_path, study):

@@ -29,7 +29,8 @@ class Variant:
 
 
 _WITHOUT, _PROXIES, _SHARED = "left out, as in the paper", "proxies per row (m)", "shared task tokens (N_s)"
-_STRUCTURE, _GATES, _WIDTH, _HISTORY = "structure", "gates and residuals", "embedding width", "share of the history"
+_STRUCTURE, _GATES, _HISTORY = "structure", "gates and residuals", "share of the history"
+_WIDTH, _PROXY_WIDTH = "embedding width (d)", "width of proxies"
 
 VARIANTS = (
     Variant(FULL, "", paper="0.7736"),
@@ -56,9 +57,8 @@ VARIANTS = (
     Variant("no-token-residual", _GATES, {"token_residual": False}),
     Variant("proxy-norm", _GATES, {"proxy_norm": True}),
     Variant("no-proxy-norm", _GATES, {"proxy_norm": False}),
-    Variant("embedding-8", _WIDTH, {"embedding_width": 8}),
-    Variant("embedding-16", _WIDTH, {"embedding_width": 16}),
-    Variant("embedding-32", _WIDTH, {"embedding_width": 32}),
+    *(Variant(f"embedding-{n}", _WIDTH, {"width": n}) for n in (8, 16, 32)),
+    *(Variant(f"proxy-width-{n}", _PROXY_WIDTH, {"proxy_width": n}) for n in (16, 32, 64, 128)),
     Variant("eighth-history", _HISTORY, history=1 / 8),
     Variant("quarter-history", _HISTORY, history=1 / 4),
     Variant("half-history", _HISTORY, history=1 / 2),

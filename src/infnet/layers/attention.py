@@ -190,30 +190,35 @@ class TaskTokens:
 class CrossAttention(nn.Module):
     """One arrow: the weights with which one kind of queries reads one kind of tokens (operator CA).
 
-    With h heads the folded query is h vectors of width d.
+    Tokens of a width d' of their own cost what they are wide. With h heads the folded query is h vectors of width d'.
+
+    Args:
+        width: d, of the queries and of what they get.
+        num_heads: h.
+        token_width: d'; d by default.
     """
 
-    def __init__(self, width: int, num_heads: int = 1) -> None:
+    def __init__(self, width: int, num_heads: int = 1, token_width: int | None = None) -> None:
         super().__init__()
         self.num_heads = num_heads
-        head_width = width // num_heads
-        bound = 1 / math.sqrt(width)
+        head_width, token_width = width // num_heads, token_width or width
         self.query, self.key, self.value = (
-            nn.Parameter(torch.empty(num_heads, width, head_width).uniform_(-bound, bound)) for _ in range(3)
+            nn.Parameter(torch.empty(num_heads, w, head_width).uniform_(-(w**-0.5), w**-0.5))
+            for w in (width, token_width, token_width)
         )
-        """W_Q, W_K, W_V as (h, d, d_k)."""
+        """W_Q (h, d, d_k), W_K and W_V (h, d', d_k)."""
 
     def fold(self, queries: Tensor) -> Tensor:
-        """Queries (R, a, q, d) -> Q W_Q W_K^t / sqrt(d_k), heads side by side: (R, a, q * h, d)."""
-        folded = (self.query @ self.key.mT) / math.sqrt(self.query.shape[-1])  # (h, d, d)
-        together = folded.transpose(0, 1).flatten(1)  # (d, h * d)
+        """Queries (R, a, q, d) -> Q W_Q W_K^t / sqrt(d_k), heads side by side: (R, a, q * h, d')."""
+        folded = (self.query @ self.key.mT) / math.sqrt(self.query.shape[-1])  # (h, d, d')
+        together = folded.transpose(0, 1).flatten(1)  # (d, h * d')
         return (queries @ together).unflatten(-1, (self.num_heads, -1)).flatten(2, 3)
 
     def project(self, read: Tensor) -> Tensor:
-        """What the folded queries read (R, a, q * h, d) -> (R, a, q, d): the values' projection, heads concatenated."""
+        """What the folded queries read (R, a, q * h, d') -> (R, a, q, d): W_V, heads side by side."""
         if self.num_heads == 1:
             return read @ self.value.squeeze(0)
-        heads = read.unflatten(2, (-1, self.num_heads))[..., None, :]  # (R, a, q, h, 1, d)
+        heads = read.unflatten(2, (-1, self.num_heads))[..., None, :]  # (R, a, q, h, 1, d')
         return (heads @ self.value).flatten(-3)
 
 

@@ -114,7 +114,7 @@ class EventSequence:
         """Tokens (requests, length, d) of each chunk of ``packed``; padding holds anything finite."""
         tokens = self.index.place(self.table, self.packed.slots, self.packed.num_slots)
         if self.extra is not None:
-            tokens = tokens.index_add(0, self.packed.slots, self.extra)
+            tokens = tokens.index_add(0, self.packed.slots, self.extra.to(tokens.dtype))
         parts = tokens.split([n * length for n, length in self.packed.chunks])
         return [part.unflatten(0, chunk) for part, chunk in zip(parts, self.packed.chunks, strict=True)]
 
@@ -128,7 +128,7 @@ class EventSequence:
         slots = self.request * total + (lengths.cumsum(0) - lengths)[behaviour] + self.rank
         tokens = self.index.place(self.table, slots, self.num_requests * total)
         if self.extra is not None:
-            tokens = tokens.index_add(0, slots, self.extra)
+            tokens = tokens.index_add(0, slots, self.extra.to(tokens.dtype))
         present = torch.zeros(self.num_requests * total, dtype=torch.bool, device=slots.device)
         present[slots] = True
         shape = (self.num_requests, total)
@@ -138,9 +138,9 @@ class EventSequence:
         """Mean token of each behaviour's events, zeros where there are none: (R, F, d)."""
         sums = self.index.sums(self.table, self.bags, self.num_bags)
         if self.extra is not None:
-            sums = sums.index_add(0, self.bags, self.extra)
+            sums = sums.index_add(0, self.bags, self.extra.to(sums.dtype))
         counts = torch.bincount(self.bags, minlength=self.num_bags).clamp(min=1)
-        return (sums / counts[:, None]).unflatten(0, (self.num_requests, -1))
+        return (sums / counts[:, None]).view(self.num_requests, -1, sums.shape[1])
 
 
 class EventTokens(nn.Module):

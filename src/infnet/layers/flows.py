@@ -16,7 +16,7 @@ from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, task
 from infnet.layers.averages import AverageRead, task_average
 from infnet.layers.gate import ProxyGate
 
-__all__ = ["BlockPlan", "FlowBlock", "FlowState", "plan_blocks"]
+__all__ = ["BlockPlan", "FlowBlock", "FlowState", "Widths", "plan_blocks"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ def plan_blocks(
 
 
 @dataclass(frozen=True)
+class Widths:
+    """How wide things are."""
+
+    queries: Mapping[str, int]
+    """Of each kind of queries."""
+    tokens: Mapping[str, int]
+    """Of each type of tokens."""
+
+
+@dataclass(frozen=True)
 class FlowState:
     """What a block hands to the next. a = 1 while candidates share it, N afterwards; constants (1, 1, ..)."""
 
@@ -90,7 +100,7 @@ class FlowBlock(nn.Module):
     Args:
         plan: What it computes.
         num_proxies: Of each kind that gates.
-        width: d.
+        widths: Of queries and tokens.
         num_heads: Attention heads.
         attention: ``mean`` for plain averages.
         gate_with: Gate by the block's input proxies, by the updated ones, or not at all.
@@ -104,7 +114,7 @@ class FlowBlock(nn.Module):
         self,
         plan: BlockPlan,
         num_proxies: Mapping[str, int],
-        width: int,
+        widths: Widths,
         *,
         num_heads: int,
         attention: Literal["softmax", "mean"],
@@ -120,13 +130,22 @@ class FlowBlock(nn.Module):
         self._proxy_residual, self._token_residual = proxy_residual, token_residual
         self.arrows = nn.ModuleDict(
             {
-                f"{target}_from_{source}": AverageRead(width) if self._is_average else CrossAttention(width, num_heads)
+                f"{target}_from_{source}": AverageRead(widths.queries[target], widths.tokens[source])
+                if self._is_average
+                else CrossAttention(widths.queries[target], num_heads, widths.tokens[source])
                 for source, targets in plan.reads.items()
                 for target in targets
             }
         )
-        self.norms = nn.ModuleDict({kind: nn.LayerNorm(width) for kind in plan.updates} if proxy_norm else {})
-        self.gates = nn.ModuleDict({kind: ProxyGate(num_proxies[kind], width, gate_hidden) for kind in plan.gates})
+        normed = plan.updates if proxy_norm else []
+        self.norms = nn.ModuleDict({kind: nn.LayerNorm(widths.queries[kind]) for kind in normed})
+        gated = {"cat": "cat", "seq": "seq", "shared": "task"}  # proxies -> tokens
+        self.gates = nn.ModuleDict(
+            {
+                kind: ProxyGate(num_proxies[kind], widths.queries[kind], gate_hidden, widths.tokens[gated[kind]])
+                for kind in plan.gates
+            }
+        )
 
     def forward(self, state: FlowState, tokens: Mapping[str, TokenSet], num_requests: int) -> FlowState:
         """Tokens of the fields (``cat``) and of the history (``seq``), before any gate."""

@@ -12,11 +12,14 @@ __all__ = ["ProxyGate"]
 
 
 class ProxyGate(nn.Module):
-    """sigmoid(MLP(flatten(X~))), the gate of PGU (INFNet eq. 10): proxies (R, a, p, d) -> (R, a, 1, d)."""
+    """sigmoid(MLP(flatten(X~))), the gate of PGU (INFNet eq. 10): proxies (R, a, p, d) -> (R, a, 1, d').
 
-    def __init__(self, num_proxies: int, width: int, hidden: Sequence[int] = ()) -> None:
+    d' is the width of the tokens it gates.
+    """
+
+    def __init__(self, num_proxies: int, width: int, hidden: Sequence[int], token_width: int) -> None:
         super().__init__()
-        self.mlp = MLP(num_proxies * width, hidden, width)
+        self.mlp = MLP(num_proxies * width, hidden, token_width)
 
     def forward(self, proxies: Tensor) -> Tensor:
         """One gate vector for all tokens of a row."""

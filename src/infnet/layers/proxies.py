@@ -31,10 +31,11 @@ class CategoricalProxies(nn.Module):
         hidden: Sequence[int],
         skip: bool = False,
         dropout: float = 0.0,
+        proxy_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.shape = (num_proxies, width)
-        out_width = num_proxies * width
+        self.shape = (num_proxies, proxy_width or width)
+        out_width = num_proxies * self.shape[1]
         first_width, skip_width = hidden[0] if hidden else out_width, out_width if skip else 0
         self.widths = (first_width, skip_width)
         """Of the first layer's and the skip's outputs, one below the other in :attr:`item` and :attr:`own`."""
@@ -65,10 +66,12 @@ class CategoricalProxies(nn.Module):
 class SequenceProxies(nn.Module):
     """S~_a = sum over the present t of phi_seq(s_(a,t)) (eq. 4), phi_seq once per distinct event where it can be."""
 
-    def __init__(self, num_behaviours: int, width: int, num_proxies: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, num_behaviours: int, width: int, num_proxies: int, hidden: Sequence[int], proxy_width: int | None = None
+    ) -> None:
         super().__init__()
-        self.num_behaviours, self.num_proxies, self.width = num_behaviours, num_proxies, width
-        self.phi = MLP(width, hidden, num_proxies * width)
+        self.num_behaviours, self.num_proxies, self.width = num_behaviours, num_proxies, proxy_width or width
+        self.phi = MLP(width, hidden, num_proxies * self.width)
 
     def forward(self, events: EventSequence) -> Tensor:
         """A batch's events -> (R, 1, F * k, d), k proxies per behaviour."""

@@ -18,7 +18,7 @@ from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import field_tokens, history_tokens
 from infnet.layers.averages import field_average, history_average
-from infnet.layers.flows import FlowBlock, FlowState, plan_blocks
+from infnet.layers.flows import FlowBlock, FlowState, Widths, plan_blocks
 from infnet.layers.heads import TaskHeads
 from infnet.layers.inputs import InputTokens
 from infnet.layers.proxies import CategoricalProxies, SequenceProxies, behaviour_averages
@@ -30,13 +30,11 @@ __all__ = ["INFNet", "INFNetConfig"]
 class INFNetConfig(ModelConfig):
     """Settings of INFNet; docs/recipe.md says how the defaults were found."""
 
-    width: int = Field(default=32, ge=1)
-    """d, width of every token."""
-    embedding_width: int | None = Field(default=16, ge=1)
-    """Width of the embedding table, projected to the token width; None for the token width itself."""
+    proxy_width: int | None = Field(default=64, ge=1)
+    """Width of proxies and task tokens; None for the token width. Few as they are, they can be wide at little cost."""
     num_blocks: int = Field(default=2, ge=1)
     """N."""
-    num_cat_proxies: int = Field(default=4, ge=1)
+    num_cat_proxies: int = Field(default=2, ge=1)
     """m."""
     num_seq_proxies: int = Field(default=1, ge=1)
     """Proxies per behaviour."""
@@ -44,7 +42,7 @@ class INFNetConfig(ModelConfig):
     """N_s; with none T' = T^, ungated."""
     num_heads: int = Field(default=1, ge=1)
     """Attention heads; folding holds for any number."""
-    cat_hidden: tuple[PositiveInt, ...] = (256,)
+    cat_hidden: tuple[PositiveInt, ...] = (128,)
     """Hidden layers of phi_cat (eq. 2)."""
     cat_skip: bool = True
     """Add a linear map of the item's and the candidate's tokens to phi_cat, so that a proxy can be a candidate's own
@@ -79,8 +77,9 @@ class INFNetConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> INFNetConfig:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not divisible by num_heads {self.num_heads}")
+        for name, width in (("width", self.width), ("proxy_width", self.proxy_width or self.width)):
+            if width % self.num_heads:
+                raise ValueError(f"{name} {width} is not divisible by num_heads {self.num_heads}")
         if self.task_fusion == "none" and self.head_reads == "task":
             raise ValueError("with task_fusion 'none' heads have no task token to read: set head_reads 'task+proxies'")
         return self
@@ -89,8 +88,8 @@ class INFNetConfig(ModelConfig):
     def paper(cls) -> INFNetConfig:
         """The equations exactly as printed."""
         return cls(
-            width=16,
-            embedding_width=None,
+            proxy_width=None,
+            num_cat_proxies=4,
             dropout=0.0,
             cat_hidden=(),
             cat_skip=False,
@@ -124,7 +123,13 @@ class INFNet(RankingModel):
 
     def __init__(self, layout: Layout, config: INFNetConfig) -> None:
         super().__init__(layout, config)
-        d, num_tasks, has_tasks = config.width, len(layout.tasks), config.task_fusion != "none"
+        num_tasks, has_tasks = len(layout.tasks), config.task_fusion != "none"
+        d, wide = config.width, config.proxy_width or config.width
+        of_proxies = d if config.proxies == "all" else wide
+        widths = Widths(
+            queries={"cat": of_proxies, "seq": of_proxies, "shared": wide, "task": wide},
+            tokens={"cat": d, "seq": d, "task": wide},
+        )
         of_request, of_item, of_candidate = self.inputs.num_tokens
         num_histories = len(layout.behaviours)
         if config.history == "pooled":
@@ -145,22 +150,24 @@ class INFNet(RankingModel):
         )
         mapped = self._initial if config.proxies == "few" else set()
         self.cat_proxies = (
-            CategoricalProxies(num_fields, d, m, config.cat_hidden, config.cat_skip, config.dropout)
+            CategoricalProxies(num_fields, d, m, config.cat_hidden, config.cat_skip, config.dropout, wide)
             if "cat" in mapped
             else None
         )
         self.seq_proxies = (
-            SequenceProxies(num_histories, d, config.num_seq_proxies, config.seq_hidden) if "seq" in mapped else None
+            SequenceProxies(num_histories, d, config.num_seq_proxies, config.seq_hidden, wide)
+            if "seq" in mapped
+            else None
         )
-        self.task_tokens = _learned(num_tasks, d) if has_tasks else None
-        self.shared_tokens = _learned(config.num_shared_tasks, d) if "shared" in self._initial else None
+        self.task_tokens = _learned(num_tasks, wide) if has_tasks else None
+        self.shared_tokens = _learned(config.num_shared_tasks, wide) if "shared" in self._initial else None
         normed = sorted(self._initial - {"task"}) if config.proxy_norm else []
-        self.norms = nn.ModuleDict({kind: nn.LayerNorm(d) for kind in normed})
+        self.norms = nn.ModuleDict({kind: nn.LayerNorm(widths.queries[kind]) for kind in normed})
         self.blocks = nn.ModuleList(
             FlowBlock(
                 plan,
                 num_proxies,
-                d,
+                widths,
                 num_heads=config.num_heads,
                 attention=config.attention,
                 gate_with=config.gate_with,
@@ -171,8 +178,8 @@ class INFNet(RankingModel):
             )
             for plan in plans
         )
-        head_width = sum(num_proxies[kind] for kind in self._read_by_heads) * d
-        own_width, shared_width = (d, head_width) if has_tasks else (head_width, 0)
+        head_width = sum(num_proxies[kind] * widths.queries[kind] for kind in self._read_by_heads)
+        own_width, shared_width = (wide, head_width) if has_tasks else (head_width, 0)
         self.heads = TaskHeads(num_tasks, own_width, config.head_hidden, shared_width, config.dropout)
 
     def forward(self, batch: RequestBatch) -> Tensor:

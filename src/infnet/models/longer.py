@@ -139,7 +139,7 @@ class _TokenMerge(nn.Module):
         slots = (first[events.bags] + events.rank // self.merge) * self.merge + events.rank % self.merge
         tokens = events.index.place(events.table, slots, total * self.merge)
         if events.extra is not None:
-            tokens = tokens.index_add(0, slots, events.extra)
+            tokens = tokens.index_add(0, slots, events.extra.to(tokens.dtype))
         present = torch.zeros(total * self.merge, dtype=torch.bool, device=slots.device)
         present[slots] = True
         tokens, present = tokens.unflatten(0, (total, self.merge)), present.view(total, self.merge)

@@ -35,7 +35,7 @@ class TrainConfig(BaseModel):
     epochs: int = Field(default=1, ge=1)
     """Passes over the training rows, unless early stopping ends the run before. Id embeddings of interaction logs tend
     to overfit in the second pass (docs/recipe.md)."""
-    batch_size: int = Field(default=1024, ge=1)
+    batch_size: int = Field(default=512, ge=1)
     """Rows per step."""
     sessions: SessionGrouping | None = None
     """Group a user's rows of one session into one request; None makes each row a request."""
@@ -60,7 +60,7 @@ class TrainConfig(BaseModel):
     """Largest norm of all gradients together; larger ones are scaled down to it. None leaves them as they are."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` runs the forward pass under autocast; parameters and losses stay float32."""
-    task_weighting: Literal["fixed", "uncertainty", "gradnorm", "pcgrad", "cagrad"] = "fixed"
+    task_weighting: Literal["fixed", "uncertainty", "gradnorm", "pcgrad", "cagrad"] = "uncertainty"
     """How the tasks' losses are added up (:mod:`infnet.training.objectives`), or their gradients where these point
     against each other (:mod:`infnet.training.surgery`)."""
     gradnorm_alpha: float = Field(default=1.5, ge=0)
