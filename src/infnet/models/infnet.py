@@ -59,8 +59,8 @@ class INFNetConfig(ModelConfig):
     """C~' = C~ + (eq. 6), and so for the other proxies."""
     token_residual: bool = False
     """X' = X + PGU(X, X~): channels are scaled by 1 + gate; for tasks T' = T + PGU(T^, T~')."""
-    proxy_norm: bool = True
-    """LayerNorm on the proxies, initial and updated."""
+    proxy_norm: bool = False
+    """LayerNorm on the proxies, initial and updated. It hides how long a history is, which S~ (a sum) would tell."""
     head_reads: Literal["task", "task+proxies"] = "task+proxies"
     """Whether heads see T_i alone (the paper) or beside the final categorical proxies."""
     task_fusion: Literal["early", "late", "none"] = "early"
@@ -99,7 +99,6 @@ class INFNetConfig(ModelConfig):
             gate_with="input",
             proxy_residual=False,
             token_residual=False,
-            proxy_norm=False,
             head_reads="task",
         )
 
