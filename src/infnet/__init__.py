@@ -2,10 +2,12 @@
 
 __version__ = "0.1.0"
 
-from infnet.api import evaluate, prepare, train
+from infnet.api import evaluate, prepare, train, tune
 from infnet.data.dataset import Dataset
 from infnet.data.sources.known import known_spec
 from infnet.errors import InfnetError, InputError
+from infnet.evaluation.ablation import ablate
+from infnet.evaluation.benchmark import benchmark
 from infnet.models import INFNetConfig, build_model
 from infnet.schema import DatasetSpec, load_spec
 from infnet.training.config import TrainConfig
@@ -19,10 +21,13 @@ __all__ = [
     "InputError",
     "Run",
     "TrainConfig",
+    "ablate",
+    "benchmark",
     "build_model",
     "evaluate",
     "known_spec",
     "load_spec",
     "prepare",
     "train",
+    "tune",
 ]

@@ -1,4 +1,4 @@
-"""The journey in Python: prepare, train, evaluate. What the command line does, without printing."""
+"""The journey in Python: prepare, train, evaluate, tune. What the command line does, without printing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from infnet.schema import DatasetSpec, load_spec
 from infnet.training.config import TrainConfig
 from infnet.training.progress import ProgressCallback
 from infnet.training.run import Run
+from infnet.training.search import TuneResult
+from infnet.training.search import tune as _tune
 from infnet.training.trainer import train as _train
 
-__all__ = ["evaluate", "prepare", "train"]
+__all__ = ["evaluate", "prepare", "train", "tune"]
 
 
 def prepare(
@@ -59,3 +61,11 @@ def train(
 def evaluate(run: Run | Path | str, split: str = "test") -> EvaluationReport:
     """Metrics of a run's best checkpoint; see :func:`infnet.evaluation.evaluate.evaluate_run`."""
     return evaluate_run(run if isinstance(run, Run) else Run.load(run), split)
+
+
+def tune(
+    dataset: Dataset | Path | str, model: str, out: Path | str, *, trials: int, space: str = "small", seed: int = 0
+) -> TuneResult:
+    """Search a model's settings; see :func:`infnet.training.search.tune`."""
+    opened = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    return _tune(opened, model, out, trials=trials, space=space, seed=seed, evaluate=split_metrics(opened))

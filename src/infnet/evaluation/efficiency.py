@@ -46,7 +46,7 @@ class ModelCost(BaseModel):
     """All but the embedding table's."""
     embedding_parameters: int
     flops_per_row: int
-    """Of the forward pass for one candidate of one request; see :func:`count_flops`."""
+    """Of the forward pass over a batch of requests with one candidate each, per row; see :func:`count_flops`."""
     flops_per_request: int
     """The same for all candidates of one request."""
     train_rows_per_s: float
@@ -108,7 +108,7 @@ def measure_cost(
         split = next(name for name in ("test", "valid", "train") if dataset.manifest.splits.get(name))
         rows = request_rows(dataset, split, num_candidates)
         builder = BatchBuilder(dataset, dataset.rows(split), gaps=model.layout.has_gaps)
-        request, row = builder.build(rows[None]), builder.build(rows[None, :1])
+        request, singles = builder.build(rows[None]), builder.build(rows[:, None])
 
         model.train()
         stepper.step(builder.build(rows[:_FEW_ROWS, None]))  # memory of kernels and moments is no step's own
@@ -125,7 +125,7 @@ def measure_cost(
         return ModelCost(
             dense_parameters=sum(p.numel() for p in model.parameters()) - embedding,
             embedding_parameters=embedding,
-            flops_per_row=count_flops(model, row),
+            flops_per_row=count_flops(model, singles) // len(rows),
             flops_per_request=count_flops(model, request),
             train_rows_per_s=statistics.median(rate for rate, _ in windows),
             score_rows_per_s=scored / score_s,

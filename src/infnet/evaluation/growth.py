@@ -165,10 +165,10 @@ def _cost_at(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(layout, config).eval()
-    row, several = _batch(layout, 1), _batch(layout, _NUM_ROWS)
+    several = _batch(layout, _NUM_ROWS)
     with torch.inference_mode():
         elapsed_s = seconds_of(lambda: model(several), repeats, 2)
-    return count_flops(model, row) / 1e6, 1000 * elapsed_s / _NUM_ROWS
+    return count_flops(model, several) / 1e6 / _NUM_ROWS, 1000 * elapsed_s / _NUM_ROWS
 
 
 def _layout(num_fields: int, num_events: int) -> Layout:

@@ -27,7 +27,7 @@ _MARKERS = "os^Dv<>"
 
 
 def training_figure(runs: Mapping[str, Sequence[Path]], highlighted: Sequence[str], monitor: str, title: str) -> Figure:
-    """Training loss and a validation metric over steps, each the mean over seeds.
+    """Training loss and, if any run was evaluated twice, a validation metric over steps, each the mean over seeds.
 
     Args:
         runs: By model, the ``metrics.jsonl`` of every seed.
@@ -35,26 +35,32 @@ def training_figure(runs: Mapping[str, Sequence[Path]], highlighted: Sequence[st
         monitor: The validation metric.
         title: Of the figure.
     """
-    figure = new_figure(11, 4.6)
+    journals_of = {name: [_journal(path) for path in paths] for name, paths in runs.items()}
+    evaluations = {
+        name: [_evaluations(journal, monitor) for journal in of_name] for name, of_name in journals_of.items()
+    }
+    has_curves = any(len(values) > 1 for of_name in evaluations.values() for values in of_name)
+    figure = new_figure(11 if has_curves else 6.5, 4.6)
     figure.suptitle(title, fontsize=11)
-    losses, metric = figure.subplots(1, 2)
+    losses, *metric = figure.subplots(1, 2 if has_curves else 1, squeeze=False)[0]
     shown = list(highlighted[: len(COLOURS)])
     for name in [*(name for name in runs if name not in shown), *shown]:
-        journals = [_journal(path) for path in runs[name]]
+        journals = journals_of[name]
         style: dict[str, Any] = {"color": GREY, "linewidth": 0.7, "alpha": 0.6, "markersize": 3, "zorder": 1}
         if name in shown:
             style = {"color": COLOURS[shown.index(name)], "linewidth": 1.5, "markersize": 5, "label": name}
         _curve(losses, [[(e["step"], e["loss"]) for e in j if e["kind"] == "train"] for j in journals], style)
-        values = [[(e["step"], e["metrics"].get(monitor)) for e in j if e["kind"] == "evaluation"] for j in journals]
         marker = _MARKERS[shown.index(name)] if name in shown else "."
-        _curve(metric, values, {**style, "marker": marker})
+        for panel in metric:
+            _curve(panel, evaluations[name], {**style, "marker": marker})
     losses.set_ylabel("training loss, all tasks", fontsize=9)
-    metric.set_ylabel(f"validation metric: {monitor}", fontsize=9)
-    for panel in (losses, metric):
+    for panel in metric:
+        panel.set_ylabel(f"validation metric: {monitor}", fontsize=9)
+    for panel in (losses, *metric):
         panel.set_xlabel("steps", fontsize=9)
         panel.grid(color="0.93")
         plain_axes(panel)
-    handles, labels = metric.get_legend_handles_labels()
+    handles, labels = [losses, *metric][-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     return figure
 
@@ -122,6 +128,10 @@ def reliability(
 
 def _journal(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _evaluations(journal: Sequence[Mapping[str, Any]], monitor: str) -> list[tuple[int, float | None]]:
+    return [(entry["step"], entry["metrics"].get(monitor)) for entry in journal if entry["kind"] == "evaluation"]
 
 
 def _curve(panel: Axes, seeds: Sequence[Sequence[tuple[int, float | None]]], style: Mapping[str, Any]) -> None:
