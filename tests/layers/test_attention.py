@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from event_oracle import event_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from event_oracle import event_tokens
 from infnet.layers.attention import CrossAttention, FieldTokens, HistoryTokens, TaskTokens, cross_attend
 from infnet.layers.events import EventTokens
 from random_batches import as_double, make_batch, make_layout
