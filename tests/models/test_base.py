@@ -15,8 +15,9 @@ def test_models_are_found_by_name():
     assert {"infnet", "shared_bottom"} <= set(model_names())
     assert model_names() == sorted(model_names())
     for name in model_names():
-        model = build_model(name, make_layout(), {"width": 8, "embedding_width": None})
-        assert (model.name, model.config.width, model.embedding.width) == (name, 8, 8)
+        model = build_model(name, make_layout(tasks=3), {"width": 8, "embedding_width": None})
+        table_width = {"fm": 3 * (8 + 1), "stem": (3 + 1) * 8}.get(name, 8)  # these keep several embeddings a value
+        assert (model.name, model.config.width, model.embedding.width) == (name, 8, table_width)
 
 
 def test_a_registered_model_can_be_built_with_its_own_settings():
@@ -50,8 +51,6 @@ def test_a_registered_model_can_be_built_with_its_own_settings():
         ({"width": "broad"}, "found 'broad'"),
         ({"dropout": 1.0}, "dropout: Input should be less than 1, found 1.0"),
         ({"embedding_std": -0.1}, "found -0.1"),
-        ({"head_hidden": [0]}, "head_hidden.0"),
-        ({"head_hidden": 8}, "head_hidden"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line(name, settings, message):
@@ -63,6 +62,13 @@ def test_a_wrong_setting_is_refused_in_one_line(name, settings, message):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("name", [name for name in model_names() if name != "fm"])
+def test_layers_of_heads_are_checked(name):
+    for wrong, place in ([0], "head_hidden.0"), (8, "head_hidden"):
+        with pytest.raises(SpecError, match=f"^model '{name}', {place}: "):
+            build_model(name, make_layout(), {"head_hidden": wrong})
+
+
 def test_an_unknown_model_is_refused_with_the_nearest_or_with_all():
     with pytest.raises(SpecError, match=r"^unknown model 'shared_botom'; did you mean 'shared_bottom'\?$"):
         build_model("shared_botom", make_layout())
@@ -71,8 +77,11 @@ def test_an_unknown_model_is_refused_with_the_nearest_or_with_all():
 
 
 def test_the_table_is_as_wide_as_asked_and_its_rows_come_in_the_token_width():
-    for name in model_names():
-        layout = make_layout()
+    layout = make_layout()
+    for name in ("fm", "stem"):
+        with pytest.raises(SpecError, match=f"^model '{name}', embedding_width: (an FM|a projection)"):
+            build_model(name, layout, {"width": 8, "embedding_width": 3})
+    for name in set(model_names()) - {"fm", "stem"}:
         model = build_model(name, layout, {"width": 8, "embedding_width": 3, "embedding_std": 0.5})
         assert model.embedding.weight.shape == (layout.num_rows, 3)
         assert 0.3 < model.embedding.weight.std().item() < 0.7

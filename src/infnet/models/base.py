@@ -118,7 +118,8 @@ def build_model(name: str, layout: Layout, settings: dict[str, Any] | None = Non
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise SpecError(f"model '{name}', {path}: {first['msg']}, found {first['input']!r}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise SpecError(f"model '{name}', {path}: {message}, found {first['input']!r}") from error
     return cls(layout, config)
 
 
