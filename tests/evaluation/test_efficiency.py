@@ -98,15 +98,15 @@ def test_layers_with_fused_kernels_are_counted(layer, run, wanted):
 
 
 def test_the_cost_of_a_small_model(dataset):
-    cost = measure_cost("shared_bottom", SMALL, dataset, batch_size=64, num_candidates=20, repeats=2)
+    cost = measure_cost("shared_bottom", SMALL, dataset, batch_size=64, num_candidates=20, repeats=1)
     model = build_model("shared_bottom", dataset.layout, SMALL)
     assert cost.embedding_parameters == dataset.layout.num_rows * SMALL["width"]
     assert cost.dense_parameters + cost.embedding_parameters == sum(p.numel() for p in model.parameters())
     assert cost.flops_per_row < cost.flops_per_request < 20 * cost.flops_per_row
     times = (cost.batch_ms, cost.request_ms, cost.train_rows_per_s, cost.score_rows_per_s)
     assert all(value > 0 for value in times)
-    # Rows a second of training count the making of batches, which milliseconds a batch do not; machines stumble.
-    assert cost.train_rows_per_s < 5 * 64 / (cost.batch_ms / 1000)
+    # In one window rows a second count the making of batches too, which milliseconds a batch do not.
+    assert cost.train_rows_per_s < 64 / (cost.batch_ms / 1000)
     assert json.loads(json.dumps(cost.as_json())) == cost.as_json()
 
 
