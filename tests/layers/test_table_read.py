@@ -22,10 +22,10 @@ def make_groups(readers, sizes, longest, width, seed, dtype=torch.float64):
     rng = np.random.default_rng(seed)
     groups = []
     for i, m in enumerate(sizes):
-        of = torch.from_numpy(np.repeat(np.arange(readers), rng.integers(0, longest + 1, readers)))
-        rows = torch.from_numpy(rng.integers(0, 5, len(of)))
+        starts = torch.from_numpy(np.cumsum([0, *rng.integers(0, longest + 1, readers)]))
+        rows = torch.from_numpy(rng.integers(0, 5, int(starts[-1])))
         table = randn(5, m, width, seed=seed + i, dtype=dtype).requires_grad_()
-        groups.append((table, Rows.of(of, readers, rows)))
+        groups.append((table, Rows(rows, starts)))
     return groups
 
 

@@ -57,7 +57,7 @@ def history_tokens(events: EventSequence) -> TokenSet:
     """A request's events, where they are if they can be read there."""
     if events.extra is not None or not reads_tables(events.table):
         return HistoryTokens(events)
-    return TableTokens((events.table[:, None], Rows.of(events.request, events.num_requests, events.index.rows)))
+    return TableTokens((events.table[:, None], Rows(events.index.rows, events.request_starts)))
 
 
 def field_tokens(request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> TokenSet:

@@ -51,11 +51,11 @@ class _AverageTokens:
 
 def history_average(events: EventSequence) -> TokenSet:
     """A request's events of all behaviours; zeros for a request without any."""
-    sums = events.index.sums(events.table, events.request, events.num_requests)
+    sums = events.index.sums(events.table, events.request_starts)
     if events.extra is not None:
         sums = sums.index_add(0, events.request, events.extra.to(sums.dtype))
-    counts = torch.bincount(events.request, minlength=events.num_requests).clamp(min=1)
-    return _AverageTokens((sums / counts[:, None])[:, None, None])
+    average = sums / events.lengths.clamp(min=1)[:, None]
+    return _AverageTokens(average[:, None, None])
 
 
 def field_average(request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> TokenSet:

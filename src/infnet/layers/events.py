@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from infnet.data.batch import RequestBatch
 from infnet.data.batches import NUM_GAP_BUCKETS
 from infnet.data.layout import Layout
-from infnet.layers.gather import RowIndex
+from infnet.layers.gather import RowIndex, segment_numbers, segment_starts
 from infnet.layers.tokens import gather_rows, mean_of_present
 
 __all__ = ["EventSequence", "EventTokens", "PackedRequests", "PaddedHistory", "pack_requests"]
@@ -41,16 +42,14 @@ class PackedRequests:
         return sum(requests * length for requests, length in self.chunks)
 
 
-def pack_requests(request: Tensor, num_requests: int, chunk_size: int) -> PackedRequests:
+def pack_requests(lengths: Tensor, chunk_size: int) -> PackedRequests:
     """Plan the chunks.
 
     Args:
-        request: (n,) the request of each present event, ascending.
-        num_requests: R.
+        lengths: (R,) events of each request.
         chunk_size: Requests a chunk.
     """
-    device = request.device
-    lengths = torch.bincount(request, minlength=num_requests)
+    device, num_requests = lengths.device, len(lengths)
     num_chunks = max(1, round(num_requests / chunk_size))
     order = lengths.sort(stable=True).indices if num_chunks > 1 else torch.arange(num_requests, device=device)
     sorted_lengths = lengths[order]
@@ -62,8 +61,8 @@ def pack_requests(request: Tensor, num_requests: int, chunk_size: int) -> Packed
     first_slot = torch.empty_like(order)
     first_slot[order] = row_length.cumsum(0) - row_length
     first_event = lengths.cumsum(0) - lengths
-    slots = (first_slot - first_event)[request] + torch.arange(len(request), device=device)
-    return PackedRequests(order, chunks, sorted_lengths, slots)
+    slots = (first_slot - first_event).repeat_interleave(lengths)
+    return PackedRequests(order, chunks, sorted_lengths, slots + torch.arange(len(slots), device=device))
 
 
 @dataclass(frozen=True)
@@ -89,26 +88,53 @@ class EventSequence:
     table: Tensor
     """(F * E, d): the token of every distinct event item under each behaviour, before position and gap."""
     index: RowIndex
-    """(n,) the row of ``table`` of each event, request-major."""
-    bags: Tensor
-    """(n,) request * F + behaviour."""
-    num_bags: int
-    """R * F."""
+    """(n,) the row of ``table`` of each event: request by request, behaviour by behaviour, most recent first."""
+    counts: Tensor
+    """(R, F) int64 events of each behaviour."""
     extra: Tensor | None
     """(n, d) position and gap embeddings to add; None if no behaviour asks for them."""
-    request: Tensor
-    """(n,) request of each event, ascending."""
-    num_requests: int
-    """R."""
     chunk_size: int
     """Requests padded together."""
-    rank: Tensor
-    """(n,) place of each event in its history, the most recent one 0."""
+
+    @property
+    def num_requests(self) -> int:
+        """R."""
+        return self.counts.shape[0]
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(R,) events of each request."""
+        return self.counts.sum(dim=1)
+
+    @cached_property
+    def request_starts(self) -> Tensor:
+        """(R + 1,) where each request's events begin."""
+        return segment_starts(self.lengths)
+
+    @cached_property
+    def bag_starts(self) -> Tensor:
+        """(R * F + 1,) where those of each request and behaviour begin."""
+        return segment_starts(self.counts.flatten())
+
+    @cached_property
+    def bags(self) -> Tensor:
+        """(n,) request * F + behaviour of each event."""
+        return segment_numbers(self.bag_starts, len(self.index.rows))
+
+    @cached_property
+    def request(self) -> Tensor:
+        """(n,) request of each event."""
+        return segment_numbers(self.request_starts, len(self.index.rows))
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """(n,) place of each event in its history, the most recent one 0."""
+        return torch.arange(len(self.bags), device=self.bags.device) - self.bag_starts[self.bags]
 
     @cached_property
     def packed(self) -> PackedRequests:
         """Where the events go if each request's are to stand side by side."""
-        return pack_requests(self.request, self.num_requests, self.chunk_size)
+        return pack_requests(self.lengths, self.chunk_size)
 
     def chunks(self) -> list[Tensor]:
         """Tokens (requests, length, d) of each chunk of ``packed``; padding holds anything finite."""
@@ -120,12 +146,10 @@ class EventSequence:
 
     def padded(self) -> PaddedHistory:
         """All events written out, for models to which their order matters."""
-        num_behaviours = self.num_bags // self.num_requests
-        behaviour = self.bags - self.request * num_behaviours
-        counts = torch.bincount(self.bags, minlength=self.num_bags).view(-1, num_behaviours)
-        lengths = counts.amax(dim=0).clamp(min=1)
+        lengths = self.counts.amax(dim=0).clamp(min=1)
         total = int(lengths.sum())
-        slots = self.request * total + (lengths.cumsum(0) - lengths)[behaviour] + self.rank
+        first = torch.arange(self.num_requests, device=lengths.device)[:, None] * total + lengths.cumsum(0) - lengths
+        slots = first.flatten()[self.bags] + self.rank
         tokens = self.index.place(self.table, slots, self.num_requests * total)
         if self.extra is not None:
             tokens = tokens.index_add(0, slots, self.extra.to(tokens.dtype))
@@ -136,11 +160,10 @@ class EventSequence:
 
     def means(self) -> Tensor:
         """Mean token of each behaviour's events, zeros where there are none: (R, F, d)."""
-        sums = self.index.sums(self.table, self.bags, self.num_bags)
+        sums = self.index.sums(self.table, self.bag_starts)
         if self.extra is not None:
             sums = sums.index_add(0, self.bags, self.extra.to(sums.dtype))
-        counts = torch.bincount(self.bags, minlength=self.num_bags).clamp(min=1)
-        return (sums / counts[:, None]).view(self.num_requests, -1, sums.shape[1])
+        return sums.unflatten(0, self.counts.shape) / self.counts.clamp(min=1)[..., None]
 
 
 class EventTokens(nn.Module):
@@ -176,36 +199,28 @@ class EventTokens(nn.Module):
         self.gap = nn.ParameterList(
             torch.zeros(NUM_GAP_BUCKETS, width).normal_(std=0.01) if b.gap else torch.zeros(0) for b in self._behaviours
         )
-        lengths = torch.tensor([b.length for b in self._behaviours])
-        ranks = torch.cat([torch.arange(b.length) for b in self._behaviours])
-        self.register_buffer("_behaviour", torch.arange(len(lengths)).repeat_interleave(lengths), persistent=False)
-        self.register_buffer("_rank", ranks, persistent=False)
+        self.width = width
+        self._has_extra = any(b.position or b.gap for b in self._behaviours)
+        self._lengths = [b.length for b in self._behaviours]
+        columns_of = torch.arange(len(self._lengths)).repeat_interleave(torch.tensor(self._lengths))
+        self.register_buffer("_behaviour", columns_of.to(torch.int32), persistent=False)
         self._behaviour: Tensor
-        self._rank: Tensor
 
     def forward(self, embedded: Tensor, batch: RequestBatch) -> EventSequence:
         """Embedded rows (U, d) -> the tokens of every request's events."""
         table = self._table(embedded, batch.event_ids).flatten(0, 1)
-        num_requests, seq_len = batch.history.shape
-        present = batch.history_present.flatten().nonzero()[:, 0]
-        request = present // seq_len
-        column = present - request * seq_len
-        behaviour = self._behaviour[column]
-        rows = batch.history.flatten()[present].to(torch.int64)
-        if not self._shared_table:
-            rows = rows + behaviour * batch.event_ids.shape[0]
-        rank = self._rank[column]
-        return EventSequence(
+        places = _true_places(batch.history_present.flatten())
+        rows = batch.history if self._shared_table else batch.history + self._behaviour * batch.event_ids.shape[0]
+        here = batch.history_present.split(self._lengths, dim=1)
+        counts = torch.stack([part.sum(dim=1) for part in here], dim=1)
+        events = EventSequence(
             table=table,
-            index=RowIndex(rows, table.shape[0]),
-            bags=request * len(self._behaviours) + behaviour,
-            num_bags=num_requests * len(self._behaviours),
-            extra=self._extra(batch, present, behaviour, rank),
-            request=request,
-            num_requests=num_requests,
+            index=RowIndex(rows.flatten().index_select(0, places).to(torch.int64), table.shape[0]),
+            counts=counts,
+            extra=None,
             chunk_size=self.chunk_size,
-            rank=rank,
         )
+        return replace(events, extra=self._extra(events, batch, places)) if self._has_extra else events
 
     def of_items(self, embedded: Tensor, item_ids: Tensor) -> Tensor:
         """Items as events, without position and gap: embedded rows (U, d), item id matrix (J, w) -> (F, J, d)."""
@@ -229,18 +244,23 @@ class EventTokens(nn.Module):
                 tables.append(project(joined[behaviour.fields]))
         return torch.stack(tables)
 
-    def _extra(self, batch: RequestBatch, present: Tensor, behaviour: Tensor, rank: Tensor) -> Tensor | None:
-        out: Tensor | None = None
+    def _extra(self, events: EventSequence, batch: RequestBatch, places: Tensor) -> Tensor:
+        of_event = self._behaviour[places % batch.history.shape[1]]
+        out = events.table.new_zeros(len(places), self.width)
         for index, declared in enumerate(self._behaviours):
             if not (declared.position or declared.gap):
                 continue
-            here = behaviour == index
+            here = (of_event == index).nonzero()[:, 0]
             parts = []
             if declared.position:
-                parts.append(gather_rows(self.position[index], rank[here]))
+                parts.append(gather_rows(self.position[index], events.rank[here]))
             if declared.gap:
-                parts.append(gather_rows(self.gap[index], batch.history_gap.flatten()[present[here]]))
-            if out is None:
-                out = parts[0].new_zeros(len(present), parts[0].shape[1])
-            out = out.index_add(0, here.nonzero()[:, 0], torch.stack(parts).sum(dim=0))
+                parts.append(gather_rows(self.gap[index], batch.history_gap.flatten()[places[here]]))
+            out = out.index_add(0, here, torch.stack(parts).sum(dim=0))
         return out
+
+
+def _true_places(mask: Tensor) -> Tensor:
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than nonzero()
+    return mask.nonzero()[:, 0]

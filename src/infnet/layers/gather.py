@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["RowIndex"]
+__all__ = ["RowIndex", "segment_numbers", "segment_starts"]
 
 
 class RowIndex:
@@ -52,24 +52,31 @@ class RowIndex:
         out: Tensor = _Gather.apply(table, self, rows, places)
         return out
 
-    def sums(self, table: Tensor, bags: Tensor, num_bags: int) -> Tensor:
-        """Sum the rows of a flat index by bag, ``bags`` (n,) ascending: (num_bags, d)."""
-        out: Tensor = _Sum.apply(table, self, bags, num_bags)
+    def sums(self, table: Tensor, starts: Tensor) -> Tensor:
+        """Sum the rows of a flat index bag by bag, which begin at ``starts`` (B + 1,): (B, d)."""
+        out: Tensor = _Sum.apply(table, self, starts)
         return out
 
 
+def segment_starts(counts: Tensor) -> Tensor:
+    """(B + 1,) where segments of so many entries each begin, and where the last one ends."""
+    return F.pad(counts.cumsum(0), (1, 0))
+
+
+def segment_numbers(starts: Tensor, total: int) -> Tensor:
+    """(n,) the number of each entry's segment; segments begin at ``starts`` (B + 1,), whose last is ``total``, n."""
+    numbers = torch.arange(len(starts) - 1, device=starts.device)
+    return numbers.repeat_interleave(starts.diff(), output_size=total)
+
+
 def _segments(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    starts = _starts(rows, num_rows)
+    starts = segment_starts(torch.bincount(rows, minlength=num_rows))
     bits = max(len(rows) - 1, 1).bit_length()
     if rows.device.type == "cpu" and num_rows < 2 ** (62 - bits):
         # NumPy sorts plain integers with vector instructions; the position rides in the low bits.
         packed = np.sort(((rows << bits) | torch.arange(len(rows))).numpy())
         return torch.from_numpy(packed & ((1 << bits) - 1)), starts
     return rows.sort(stable=True).indices, starts
-
-
-def _starts(groups: Tensor, num_groups: int) -> Tensor:
-    return F.pad(torch.bincount(groups, minlength=num_groups).cumsum(0), (1, 0))
 
 
 def _sum_segments(values: Tensor, order: Tensor, starts: Tensor) -> Tensor:
@@ -94,12 +101,13 @@ class _Gather(Function):
 
 class _Sum(Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, index: RowIndex, bags: Tensor, num_bags: int) -> Tensor:
-        ctx.index, ctx.bags = index, bags
-        return _sum_segments(table, index.rows.to(torch.int64), _starts(bags, num_bags))
+    def forward(ctx: Any, table: Tensor, index: RowIndex, starts: Tensor) -> Tensor:
+        ctx.index, ctx.starts = index, starts
+        return _sum_segments(table, index.rows.to(torch.int64), starts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         order, starts = ctx.index.segments
-        return _sum_segments(gradient.contiguous(), ctx.bags[order], starts), None, None, None
+        bags = segment_numbers(ctx.starts, len(order))
+        return _sum_segments(gradient.contiguous(), bags[order], starts), None, None

@@ -77,9 +77,9 @@ class SequenceProxies(nn.Module):
         """A batch's events -> (R, 1, F * k, d), k proxies per behaviour."""
         mapped = self.phi(events.table if events.extra is None else events.index.gather(events.table) + events.extra)
         if events.extra is None:
-            sums = events.index.sums(mapped, events.bags, events.num_bags)
+            sums = events.index.sums(mapped, events.bag_starts)
         else:
-            sums = mapped.new_zeros(events.num_bags, mapped.shape[1]).index_add(0, events.bags, mapped)
+            sums = mapped.new_zeros(events.counts.numel(), mapped.shape[1]).index_add(0, events.bags, mapped)
         return sums.view(-1, 1, self.num_behaviours * self.num_proxies, self.width)
 
 

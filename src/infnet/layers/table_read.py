@@ -50,7 +50,7 @@ class Rows:
     """Which rows of a table each reader finds."""
 
     rows: Tensor
-    """(n,) rows, reader by reader."""
+    """(n,) int64 rows, reader by reader."""
     starts: Tensor
     """(B + 1,) where each reader's begin."""
 
@@ -58,11 +58,6 @@ class Rows:
     def one_each(cls, rows: Tensor) -> Rows:
         """Reader b finds row ``rows[b]``."""
         return cls(rows, torch.arange(len(rows) + 1))
-
-    @classmethod
-    def of(cls, readers: Tensor, num_readers: int, rows: Tensor) -> Rows:
-        """Entry i is row ``rows[i]`` for ``readers[i]``, ascending."""
-        return cls(rows, F.pad(torch.bincount(readers, minlength=num_readers).cumsum(0), (1, 0)))
 
 
 class TableTokens:

@@ -11,7 +11,7 @@ from infnet.data.batch import FieldValues, RequestBatch
 from infnet.data.layout import Layout
 from infnet.features import Side
 from infnet.layers.embedding import EmbeddingTable
-from infnet.layers.gather import RowIndex
+from infnet.layers.gather import RowIndex, segment_starts
 
 __all__ = ["FieldTokenizer", "RowProjection", "gather_rows", "mean_of_present"]
 
@@ -24,9 +24,9 @@ def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
 def mean_of_present(table: Tensor, rows: Tensor) -> Tensor:
     """Average of the rows (n, k), -1 for padding: table (U, d) -> (n, d); zeros where nothing is present."""
     present = rows >= 0
-    bags = present.nonzero()[:, 0]
-    sums = RowIndex(rows[present], table.shape[0]).sums(table, bags, rows.shape[0])
-    return sums / present.sum(dim=1, keepdim=True).clamp(min=1)
+    counts = present.sum(dim=1)
+    sums = RowIndex(rows[present], table.shape[0]).sums(table, segment_starts(counts))
+    return sums / counts.clamp(min=1)[:, None]
 
 
 class RowProjection(nn.Module):

@@ -133,7 +133,7 @@ class _TokenMerge(nn.Module):
 
     def forward(self, events: EventSequence) -> _MergedHistory:
         """Groups are merged where they stand end to end, so that padding costs nothing, then put in their requests."""
-        num_groups = torch.bincount(events.bags, minlength=events.num_bags).add(self.merge - 1) // self.merge
+        num_groups = events.counts.flatten().add(self.merge - 1) // self.merge
         first = num_groups.cumsum(0) - num_groups
         total = int(num_groups.sum())
         slots = (first[events.bags] + events.rank // self.merge) * self.merge + events.rank % self.merge
@@ -146,7 +146,7 @@ class _TokenMerge(nn.Module):
         if self.inner is not None:
             tokens = self.inner.of_tokens(tokens, present[:, None].expand(-1, self.merge, -1))
         merged = self.project(tokens.masked_fill(~present[..., None], 0.0).flatten(1))
-        bags = torch.arange(events.num_bags, device=slots.device).repeat_interleave(num_groups)
+        bags = torch.arange(len(num_groups), device=slots.device).repeat_interleave(num_groups)
         return self._placed(merged, bags, torch.arange(total, device=slots.device) - first[bags], num_groups)
 
     def _placed(self, merged: Tensor, bags: Tensor, rank: Tensor, num_groups: Tensor) -> _MergedHistory:
