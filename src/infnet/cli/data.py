@@ -85,6 +85,9 @@ def synthesize_command(
     users: Annotated[int, typer.Option(min=1, help="Users.")] = _DEFAULTS.num_users,
     items: Annotated[int, typer.Option(min=2, help="Items.")] = _DEFAULTS.num_items,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Days of the log.")] = _DEFAULTS.num_days,
+    drift: Annotated[
+        float, typer.Option(min=0, max=1, help="How far users' interests swing over days; 0 for not at all.")
+    ] = _DEFAULTS.drift,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = _DEFAULTS.seed,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -94,7 +97,7 @@ def synthesize_command(
 
     Example: infnet data synthesize --users 10000 --items 4000 --days 14 --out raw/synthetic
     """
-    world = World.create(WorldConfig(num_users=users, num_items=items, num_days=days, seed=seed))
+    world = World.create(WorldConfig(num_users=users, num_items=items, num_days=days, drift=drift, seed=seed))
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("days", total=days)
         report = write_world(world, out, lambda done, total: bar.update(task, completed=done, total=total))

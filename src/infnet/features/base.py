@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
@@ -114,9 +115,9 @@ class Feature(BaseModel):
         """Columns it takes in its side's id or dense matrix."""
         return 1
 
+    @abstractmethod
     def read(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
         """Typed values of a raw column of type ``dtype``; null where the raw value is missing or cannot be read."""
-        raise NotImplementedError(f"feature kind '{self.kind}' reads nothing")
 
     def unreadable(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
         """Boolean, never null: there is a raw value, but :meth:`read` cannot read it."""
@@ -129,6 +130,7 @@ class Feature(BaseModel):
         """Why the raw value cannot be read, for the end of an error message: found and wanted."""
         return f"is {raw!r}, which kind '{self.kind}' cannot read"
 
+    @abstractmethod
     def fit(self, values: pl.DataFrame) -> Fit:
         """What the training values teach.
 
@@ -136,11 +138,10 @@ class Feature(BaseModel):
             values: Columns ``value`` (as :meth:`read` gives them, repeated or not, null where missing) and ``weight``
                 (training rows each stands for).
         """
-        raise NotImplementedError(f"feature kind '{self.kind}' cannot be fitted")
 
+    @abstractmethod
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
         """Values as :meth:`read` gives them -> (n, num_columns): int32 embedding rows, or float32 if dense."""
-        raise NotImplementedError(f"feature kind '{self.kind}' cannot be encoded")
 
 
 def require_scalar(dtype: pl.DataType) -> None:

@@ -56,7 +56,8 @@ def interest_strengths(users: Users, visits: Visits) -> Floats:
     """(V, K): strength of each interest of each visiting user at that hour, which drifts."""
     turns = visits.hour[:, None, None].astype(np.float32) / users.period_h[visits.user] + users.phase[visits.user]
     swing = np.cos(np.float32(2 * np.pi) * turns)
-    return users.strength[visits.user] * (1 + np.float32(0.6) * swing[..., 0] + np.float32(0.4) * swing[..., 1])
+    slow, fast = np.float32(0.6 * users.drift), np.float32(0.4 * users.drift)
+    return users.strength[visits.user] * (1 + slow * swing[..., 0] + fast * swing[..., 1])
 
 
 def _draw_visits(users: Users, here: Ints, day: int, per_day: float, rng: np.random.Generator) -> Visits:

@@ -34,6 +34,8 @@ class Users:
     """(U, K, 2) periods, in hours, of the slow and the fast swing of an interest."""
     phase: Floats
     """(U, K, 2) phases of the swings, in turns."""
+    drift: float
+    """How far interests swing: 1 as the world's equations have it, 0 not at all."""
     style: Floats
     """(U, S) taste in style, matched with an item's by inner product."""
     click_bias: Floats
@@ -84,7 +86,7 @@ def topic_similarity(num_topics: int, rng: np.random.Generator) -> Floats:
     return similarity.astype(np.float32)
 
 
-def draw_users(num_users: int, num_topics: int, num_days: int, rng: np.random.Generator) -> Users:
+def draw_users(num_users: int, num_topics: int, num_days: int, drift: float, rng: np.random.Generator) -> Users:
     """Users whose interests follow their age and gender a little, and themselves mostly."""
     age_group = rng.choice(NUM_AGES, num_users, p=[0.06, 0.22, 0.26, 0.2, 0.14, 0.08, 0.04]).astype(np.int8)
     gender = rng.integers(0, NUM_GENDERS, num_users, dtype=np.int8)
@@ -118,6 +120,7 @@ def draw_users(num_users: int, num_topics: int, num_days: int, rng: np.random.Ge
         strength=(_STRENGTHS * spread).astype(np.float32),
         period_h=np.stack([slow, fast], axis=-1).astype(np.float32),
         phase=rng.random((num_users, num_interests, 2), dtype=np.float32),
+        drift=drift,
         style=rng.standard_normal((num_users, STYLE_WIDTH), dtype=np.float32),
         click_bias=(0.6 * normal[0] + 0.05 * (age_group - 2)).astype(np.float32),
         patience=(0.35 * normal[1] + 0.06 * (age_group - 2)).astype(np.float32),

@@ -2,7 +2,7 @@
 
 With u a user, i an item, t the clock hour, k an interest, p the position from 1:
 
-    strength_k(t) = s_k (1 + 0.6 cos 2pi(t/slow_k + phase_k1) + 0.4 cos 2pi(t/fast_k + phase_k2))       drift
+    strength_k(t) = s_k (1 + v (0.6 cos 2pi(t/slow_k + phase_k1) + 0.4 cos 2pi(t/fast_k + phase_k2)))     drift v
     interest      = sum_k strength_k(t) * sim(topic_k, topics_i),  four liked topics, one disliked
     appeal        = 1.5 interest + 0.5 style_u . style_i / sqrt(S) + quality_i - 0.15 log(1 + age in days)
     P(click)      = p^-0.15 * sigmoid(b_click + bias_u + tab + hour + appeal)                  position bias
@@ -55,6 +55,8 @@ class WorldConfig(BaseModel):
     session_length: float = Field(default=8.0, ge=1, le=30)
     """Mean impressions per session."""
     num_topics: int = Field(default=40, ge=2, le=1000)
+    drift: float = Field(default=1.0, ge=0, le=1)
+    """How far interests swing over days; 0 for users who stay as they are."""
     random_share: float = Field(default=0.01, ge=0, lt=1)
     """Share of impressions whose item was drawn at random from all items (``is_rand``)."""
     click_rate: float = Field(default=0.38, gt=0.01, lt=0.8)
@@ -79,7 +81,7 @@ class World:
         rng = [np.random.default_rng([config.seed, stream]) for stream in range(4)]
         world = cls(
             config,
-            draw_users(config.num_users, config.num_topics, config.num_days, rng[0]),
+            draw_users(config.num_users, config.num_topics, config.num_days, config.drift, rng[0]),
             draw_items(config.num_items, config.num_topics, config.num_days, rng[1]),
             topic_similarity(config.num_topics, rng[2]),
             Intercepts(),
