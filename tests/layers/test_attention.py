@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from event_oracle import event_tokens
-from infnet.layers.attention import CrossAttention, FieldTokens, HistoryTokens, TaskTokens, cross_attend
+from infnet.layers.attention import CrossAttention, FieldTokens, HistoryTokens, TaskTokens, cross_attend, project
 from infnet.layers.events import EventTokens
 from random_batches import as_double, make_batch, make_layout
 
@@ -154,6 +154,14 @@ def test_a_requests_queries_read_what_they_would_read_for_each_candidate(kind):
     assert_close(shared.expand_as(own), own)
 
 
+def attended(tokens, arrows, queries, gate=None):
+    """What each of the queries gets by its arrow."""
+    by_pair = {(str(i), "x"): arrow for i, arrow in enumerate(arrows)}
+    kinds = {str(i): query for i, query in enumerate(queries)}
+    found = cross_attend({"x": tokens}, kinds, by_pair, {} if gate is None else {"x": gate})
+    return [project([found[pair]], [arrow]) for pair, arrow in by_pair.items()]
+
+
 @kinds
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 @pytest.mark.parametrize("gated", [False, True])
@@ -163,7 +171,7 @@ def test_folded_attention_equals_gating_and_projecting_every_token(kind, num_hea
     arrows = [CrossAttention(WIDTH, num_heads).double() for _ in range(2)]
     queries = make_queries(["candidate", "request"], 20)
     gate = torch.rand(R, N, 1, WIDTH, dtype=torch.float64) + 0.5 if gated else None
-    fast = cross_attend(tokens, list(zip(arrows, queries, strict=True)), gate)
+    fast = attended(tokens, arrows, queries, gate)
 
     def head(arrow, h, query, own):
         if not own:
@@ -184,6 +192,6 @@ def test_folded_attention_equals_gating_and_projecting_every_token(kind, num_hea
 def test_every_arrow_weight_gets_its_gradient():
     tokens, _ = token_sets()["fields"]
     arrows = [CrossAttention(WIDTH, 2).double() for _ in range(2)]
-    out = cross_attend(tokens, list(zip(arrows, make_queries(["candidate", "request"], 20), strict=True)))
+    out = attended(tokens, arrows, make_queries(["candidate", "request"], 20))
     sum((o * randn(*o.shape, seed=i).detach()).sum() for i, o in enumerate(out)).backward()
     assert all(parameter.grad.abs().sum() > 0 for arrow in arrows for parameter in arrow.parameters())

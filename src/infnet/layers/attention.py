@@ -12,7 +12,8 @@ Queries are (R, a, q, d): a = N where they depend on the candidate, a = 1 where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -32,7 +33,9 @@ __all__ = [
     "TokenSet",
     "cross_attend",
     "field_tokens",
+    "fold",
     "history_tokens",
+    "project",
     "task_tokens",
 ]
 
@@ -208,51 +211,80 @@ class CrossAttention(nn.Module):
         )
         """W_Q (h, d, d_k), W_K and W_V (h, d', d_k)."""
 
-    def fold(self, queries: Tensor) -> Tensor:
-        """Queries (R, a, q, d) -> Q W_Q W_K^t / sqrt(d_k), heads side by side: (R, a, q * h, d')."""
+    def query_map(self) -> Tensor:
+        """W_Q W_K^t / sqrt(d_k), heads side by side: (d, h * d')."""
         folded = (self.query @ self.key.mT) / math.sqrt(self.query.shape[-1])  # (h, d, d')
-        together = folded.transpose(0, 1).flatten(1)  # (d, h * d')
-        return (queries @ together).unflatten(-1, (self.num_heads, -1)).flatten(2, 3)
+        return folded.transpose(0, 1).flatten(1)
 
-    def project(self, read: Tensor) -> Tensor:
-        """What the folded queries read (R, a, q * h, d') -> (R, a, q, d): W_V, heads side by side."""
-        if self.num_heads == 1:
-            return read @ self.value.squeeze(0)
-        heads = read.unflatten(2, (-1, self.num_heads))[..., None, :]  # (R, a, q, h, 1, d')
-        return (heads @ self.value).flatten(-3)
+    def value_map(self) -> Tensor:
+        """W_V of all heads, one below the other, each to its own channels: (h * d', d)."""
+        return self.value.squeeze(0) if self.num_heads == 1 else torch.block_diag(*self.value)
 
 
 class Arrow(Protocol):
-    """Weights with which one kind of queries reads one kind of tokens."""
+    """Weights with which one kind of queries reads one kind of tokens: as many reads of width d' a query as heads."""
 
-    def fold(self, queries: Tensor) -> Tensor:
-        """Queries (R, a, q, d) -> the queries that look at the tokens as they are (R, a, q * h, d)."""
+    num_heads: int
+
+    def query_map(self) -> Tensor:
+        """(d, h * d'): from a query to what looks at the tokens as they are."""
         ...
 
-    def project(self, read: Tensor) -> Tensor:
-        """What those read -> (R, a, q, d)."""
+    def value_map(self) -> Tensor:
+        """(h * d', d): from what that read to what the query gets."""
         ...
+
+
+def fold(queries: Tensor, arrows: Sequence[Arrow]) -> list[Tensor]:
+    """What one kind of queries (R, a, q, d) looks with by each of its arrows: (R, a, q * h, d')."""
+    maps = [arrow.query_map() for arrow in arrows]
+    parts = (queries @ torch.cat(maps, dim=1)).split([m.shape[1] for m in maps], dim=-1)
+    return [p.unflatten(-1, (arrow.num_heads, -1)).flatten(2, 3) for p, arrow in zip(parts, arrows, strict=True)]
+
+
+def project(read: Sequence[Tensor], arrows: Sequence[Arrow]) -> Tensor:
+    """The sum of what one kind of queries gets by its arrows: (R, a, q * h, d') each -> (R, a', q, d)."""
+    by_level: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for part, arrow in zip(read, arrows, strict=True):
+        heads = part.unflatten(2, (-1, arrow.num_heads)).flatten(3)
+        by_level.setdefault(part.shape[:2], []).append((heads, arrow.value_map()))
+    products = [
+        torch.cat([heads for heads, _ in pairs], dim=-1) @ torch.cat([values for _, values in pairs])
+        for pairs in by_level.values()
+    ]
+    return reduce(torch.add, products)
 
 
 def cross_attend(
-    tokens: TokenSet,
-    arrows: Sequence[tuple[Arrow, Tensor]],
-    gate: Tensor | None = None,
-    shift: Tensor | None = None,
-) -> list[Tensor]:
-    """What several kinds of queries read from one token set, in as few passes over the tokens as possible.
+    tokens: Mapping[str, TokenSet],
+    queries: Mapping[str, Tensor],
+    arrows: Mapping[tuple[str, str], Arrow],
+    gates: Mapping[str, Tensor] | None = None,
+    shifts: Mapping[str, Tensor] | None = None,
+) -> dict[tuple[str, str], Tensor]:
+    """What several kinds of queries read from several types of tokens, in as few passes over the tokens as possible.
 
     Args:
-        tokens: The tokens before any gate; at least one for every reader if they are shifted.
-        arrows: Weights and queries (R, a, q, d) of each kind.
-        gate: Product of the gates so far (R, N, 1, d); None while it is one everywhere.
-        shift: (R, N, 1, d) added to the gated tokens. It adds the same to all logits of a query, which a softmax does
-            not see, and itself to what is read.
+        tokens: By type, before any gate; at least one for every reader if they are shifted.
+        queries: (R, a, q, d) by kind.
+        arrows: By kind of queries and type of tokens.
+        gates: Product of the gates so far (R, N, 1, d') by type; missing while it is one everywhere.
+        shifts: (R, N, 1, d') to add to the gated tokens, by type. It adds the same to all logits of a query, which a
+            softmax does not see, and itself to what is read.
 
     Returns:
-        One (R, a', q, d) per arrow.
+        (R, a', q * h, d') by kind and type, for :func:`project`.
     """
-    read = tokens.read([arrow.fold(queries) for arrow, queries in arrows], gate)
-    if shift is not None:
-        read = [part + shift for part in read]
-    return [arrow.project(part) for (arrow, _), part in zip(arrows, read, strict=True)]
+    folded: dict[tuple[str, str], Tensor] = {}
+    for kind, query in queries.items():
+        own = {pair: arrow for pair, arrow in arrows.items() if pair[0] == kind and pair[1] in tokens}
+        if own:
+            folded |= zip(own, fold(query, [*own.values()]), strict=True)
+    found: dict[tuple[str, str], Tensor] = {}
+    for type_, token_set in tokens.items():
+        pairs = [pair for pair in folded if pair[1] == type_]
+        if pairs:
+            read = token_set.read([folded[pair] for pair in pairs], (gates or {}).get(type_))
+            shift = (shifts or {}).get(type_)
+            found |= zip(pairs, read if shift is None else [part + shift for part in read], strict=True)
+    return found

@@ -21,20 +21,21 @@ __all__ = ["AverageRead", "field_average", "history_average", "task_average"]
 class AverageRead(nn.Module):
     """One arrow: every query, of width d, reads the plain average of the tokens, of width d', times a matrix."""
 
+    num_heads = 1
+
     def __init__(self, width: int, token_width: int) -> None:
         super().__init__()
         bound = 1 / math.sqrt(token_width)
-        self._token_width = token_width
         self.value = nn.Parameter(torch.empty(token_width, width).uniform_(-bound, bound))
         """W_V."""
 
-    def fold(self, queries: Tensor) -> Tensor:
-        """(R, a, q, d'), of any content: they only say how many reads are wanted."""
-        return queries.new_zeros(1).expand(*queries.shape[:-1], self._token_width)
+    def query_map(self) -> Tensor:
+        """(d, d'), zeros: queries only say how many reads are wanted."""
+        return self.value.new_zeros(self.value.shape[::-1])
 
-    def project(self, read: Tensor) -> Tensor:
-        """(R, a, q, d') -> (R, a, q, d)."""
-        return read @ self.value
+    def value_map(self) -> Tensor:
+        """(d', d)."""
+        return self.value
 
 
 class _AverageTokens:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, task_tokens
+from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, project, task_tokens
 from infnet.layers.averages import AverageRead, task_average
 from infnet.layers.gate import ProxyGate
 
@@ -153,13 +153,12 @@ class FlowBlock(nn.Module):
         if "task" in self.reads:
             task = task_average(old["task"]) if self._is_average else task_tokens(old["task"], num_requests)
             tokens = {**tokens, "task": task}
-        read: dict[str, Tensor] = {}
-        for source, targets in self.reads.items():
-            arrows = [(self._arrow(target, source), old[target]) for target in targets]
-            for target, part in zip(
-                targets, cross_attend(tokens[source], arrows, state.gates.get(source)), strict=True
-            ):
-                read[target] = read[target] + part if target in read else part  # eqs. 6 to 9
+        arrows = {(kind, source): self._arrow(kind, source) for source, kinds in self.reads.items() for kind in kinds}
+        found = cross_attend(tokens, old, arrows, state.gates)
+        read = {}  # eqs. 6 to 9
+        for target in dict.fromkeys(kind for kind, _ in found):
+            pairs = [pair for pair in found if pair[0] == target]
+            read[target] = project([found[pair] for pair in pairs], [arrows[pair] for pair in pairs])
         flow = read.pop("task", None)
         updated = replace(
             state, queries=old | {kind: self._updated(kind, old[kind], new) for kind, new in read.items()}

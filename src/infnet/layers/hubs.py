@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, task_tokens
+from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, fold, project, task_tokens
 from infnet.layers.behaviour_tokens import BehaviourTokens
 from infnet.layers.mlp import GroupedLinear, SplitLinear
 
@@ -120,22 +120,18 @@ class HubBlock(nn.Module):
         self, state: HubState, token_sets: dict[str, TokenSet], history: BehaviourTokens | None
     ) -> dict[tuple[str, str], Tensor]:
         """What each kind sees in each of its views: (R, a, q, d) by kind and view."""
-        read: dict[tuple[str, str], Tensor] = {}
-        for view, tokens in token_sets.items():
-            readers = self._readers(view)
-            arrows = [(self._arrow(kind, view), state.queries[kind]) for kind in readers]
-            parts = cross_attend(tokens, arrows, *state.affine.get(view, (None, None)))
-            read |= {(kind, view): part for kind, part in zip(readers, parts, strict=True)}
+        arrows = {(kind, view): self._arrow(kind, view) for kind, views in self.views.items() for view in views}
+        gates, shifts = ({view: affine[i] for view, affine in state.affine.items()} for i in range(2))
+        found = cross_attend(token_sets, state.queries, arrows, gates, shifts)
         if history is not None:
-            readers = self._readers("seq")
-            folded = [self._arrow(kind, "seq").fold(state.queries[kind]) for kind in readers]
-            own = [self._arrow(kind, "own").fold(state.queries[kind]) for kind in self._readers("own")]
+            readers, of_own = self._readers("seq"), self._readers("own")
+            folded = [fold(state.queries[kind], [arrows[kind, "seq"]])[0] for kind in readers]
+            own = [fold(state.queries[kind], [arrows[kind, "own"]])[0] for kind in of_own]
             by_behaviour = [part for hubs in own for part in hubs.chunk(self._num_behaviours, dim=2)]
-            parts, of_own = history.read(folded, by_behaviour, state.affine.get("seq"))
-            read |= {(k, "seq"): self._arrow(k, "seq").project(part) for k, part in zip(readers, parts, strict=True)}
-            if of_own:
-                read["seq", "own"] = self._arrow("seq", "own").project(torch.cat(of_own, dim=2))
-        return read
+            parts, own = history.read(folded, by_behaviour, state.affine.get("seq"))
+            found |= {(kind, "seq"): part for kind, part in zip(readers, parts, strict=True)}
+            found |= {(kind, "own"): torch.cat(own, dim=2) for kind in of_own}
+        return {pair: project([part], [arrows[pair]]) for pair, part in found.items()}
 
     def _merge(self, kind: str, read: dict[tuple[str, str], Tensor]) -> Tensor:
         """The views side by side, projected."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
-from infnet.layers.attention import CrossAttention, cross_attend, history_tokens
+from infnet.layers.attention import CrossAttention, cross_attend, history_tokens, project
 from infnet.layers.dropout import Dropout
 from infnet.layers.heads import TaskHeads
 from infnet.layers.inputs import InputTokens
@@ -138,7 +138,10 @@ class RankMixer(RankingModel):
         request, own = tokens.request.flatten(1), tokens.own.flatten(2)
         if tokens.events is not None and self.interest is not None:
             targets = tokens.targets_of_candidates()  # (R, N, F, d)
-            (read,) = cross_attend(history_tokens(tokens.events), [(self.interest, targets)])
+            found = cross_attend(
+                {"seq": history_tokens(tokens.events)}, {"item": targets}, {("item", "seq"): self.interest}
+            )
+            read = project([*found.values()], [self.interest])
             request = torch.cat([request, tokens.events.means().flatten(1)], dim=1)
             own = torch.cat([own, read.flatten(2)], dim=2)
         parts = []
