@@ -1,10 +1,11 @@
 import pytest
 import torch
-from experts_oracle import assert_same_function, experts_written_out, extraction_written_out
+from experts_oracle import experts_written_out, extraction_written_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
+from written_out import assert_same_function
 
 from infnet.layers.experts import Experts, ProgressiveExtraction
 from infnet.layers.mlp import HiddenLayers

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.testing import assert_close
 
 from infnet.layers.experts import Experts, ProgressiveExtraction
+
+__all__ = ["experts_written_out", "extraction_written_out", "mixed"]
 
 
 def experts_written_out(experts: Experts, first: Tensor) -> list[Tensor]:
@@ -55,12 +56,3 @@ def extraction_written_out(extraction: ProgressiveExtraction, first: Tensor, log
         if index < len(extraction.levels) - 1:
             fused.append(mixed(experts, shared_gate))
     return torch.stack(fused)
-
-
-def assert_same_function(fast: Tensor, slow: Tensor, inputs: list[Tensor]) -> None:
-    """Equal values, and equal gradients with respect to the inputs."""
-    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [torch.autograd.grad((out * weights).sum(), inputs, materialize_grads=True) for out in (fast, slow)]
-    for mine, plain in zip(*gradients, strict=True):
-        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)

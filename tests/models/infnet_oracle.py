@@ -12,6 +12,7 @@ import math
 import torch
 from inputs_oracle import WrittenInputs
 from torch import Tensor
+from written_out import every_candidate
 
 from infnet.data.batch import RequestBatch
 from infnet.models.infnet import INFNet
@@ -70,9 +71,8 @@ def heads_of(heads, own: Tensor, shared: Tensor | None) -> Tensor:
 
 def written_out(model: INFNet, batch: RequestBatch) -> Tensor:
     """Logits (R, N, T)."""
-    R, N = batch.present.shape
     inputs = WrittenInputs(model, batch)
-    return torch.stack([torch.stack([_row(model, inputs, r, c) for c in range(N)]) for r in range(R)])
+    return every_candidate(batch, lambda r, c: _row(model, inputs, r, c))
 
 
 def _row(model: INFNet, inputs: WrittenInputs, r: int, c: int) -> Tensor:

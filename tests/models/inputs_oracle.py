@@ -41,6 +41,10 @@ class WrittenInputs:
         """All M field tokens of a candidate."""
         return [*self.request(r), *self.item(r, c), *self.own(r, c)]
 
+    def sides(self, r: int, c: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """A candidate's tokens of request, item and both together, as an InputLinear takes them."""
+        return self.request(r), self.item(r, c), self.own(r, c)
+
     def pooled(self, r: int) -> list[Tensor]:
         """Mean token of each behaviour."""
         zeros = self._embedded.new_zeros(self._embedded.shape[1])
@@ -49,7 +53,8 @@ class WrittenInputs:
     def targets(self, r: int, c: int) -> list[Tensor]:
         """The candidate's item as an event of each behaviour, without position and gap."""
         layout, events = self.model.layout, self.model.inputs.events
-        assert events is not None
+        if events is None:
+            return []
         names = [field.name for field in layout.side("item") if field.storage != "dense"]
         of_field = dict(zip(self.model.inputs.item.names, self.item(r, c), strict=True))
         out = []
@@ -96,9 +101,16 @@ def layers_written_out(layers, x: Tensor) -> Tensor:
     return x
 
 
-def input_linear_written_out(layer, tokens: list[Tensor], request=(), candidate=()) -> Tensor:
-    """An InputLinear of one candidate: its request, item and own tokens as three lists, further values as tensors."""
-    of_request, of_item, own = tokens
+def input_linear_written_out(layer, sides, request=(), candidate=()) -> Tensor:
+    """An InputLinear of one candidate: its tokens as :meth:`WrittenInputs.sides`, further values as tensors."""
+    of_request, of_item, own = sides
     linear = layer.linear
     flat = torch.cat([*of_request, *request, *of_item, *own, *candidate])
     return torch.cat(list(linear.weights), dim=1) @ flat + linear.bias
+
+
+def shared_bottom_written_out(model: RankingModel, sides, request=(), candidate=()) -> Tensor:
+    """Logits (T,) of one candidate: an InputLinear, hidden layers that the tasks share, heads."""
+    first = input_linear_written_out(model.first, sides, request, candidate)
+    shared = layers_written_out(model.rest, first).clamp(min=0)
+    return heads_written_out(model.heads, shared.expand(len(model.layout.tasks), -1))

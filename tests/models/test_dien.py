@@ -4,26 +4,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inputs_oracle import WrittenInputs, heads_written_out, input_linear_written_out, layers_written_out
-from torch.testing import assert_close
+from inputs_oracle import WrittenInputs, shared_bottom_written_out
+from model_checks import assert_refused
+from written_out import (
+    assert_equals,
+    assert_same_function,
+    every_candidate,
+    layouts,
+    make_model,
+    parameters_of,
+)
 
-from infnet.errors import SpecError
-from infnet.models.base import build_model
 from infnet.models.dien import DIEN, DIENConfig
 from random_batches import as_double, make_batch, make_layout
 
-layouts = st.builds(
-    make_layout,
-    user=st.integers(0, 2),
-    context=st.integers(0, 1),
-    candidate=st.integers(0, 1),
-    tags=st.booleans(),
-    dense=st.booleans(),
-    lengths=st.sampled_from([(), (1,), (4, 3), (2, 3, 2)]),
-    gap=st.booleans(),
-    position=st.booleans(),
-    tasks=st.integers(1, 3),
-)
 configs = st.builds(
     DIENConfig,
     width=st.sampled_from([3, 4]),
@@ -38,13 +32,7 @@ configs = st.builds(
 
 
 def model_of(layout, config=None, seed=0):
-    torch.manual_seed(seed)
-    model = DIEN(layout, config or DIENConfig(width=4, hidden=(9, 7), dropout=0.0)).eval().double()
-    with torch.no_grad():  # tokens large enough to matter beside the biases
-        model.embedding.weight.mul_(100)
-        for extra in [] if model.inputs.events is None else [*model.inputs.events.position, *model.inputs.events.gap]:
-            extra.mul_(100)
-    return model
+    return make_model(DIEN, layout, config or DIENConfig(width=4, hidden=(9, 7), dropout=0.0), seed)
 
 
 def extract(gru, events):
@@ -76,35 +64,20 @@ def interest(parts, target, events):
 
 def written_out(model, batch):
     """Logits (R, N, T), one candidate and one task at a time."""
-    inputs, num_tasks = WrittenInputs(model, batch), len(model.layout.tasks)
+    inputs = WrittenInputs(model, batch)
     histories = [[h[: model.config.max_events][::-1] for h in request] for request in inputs.histories]
 
     def one(r, c):
-        tokens = [inputs.request(r), inputs.item(r, c), inputs.own(r, c)]
-        targets = inputs.targets(r, c) if model.layout.behaviours else []
-        interests = [interest(*each) for each in zip(model.behaviours, targets, histories[r], strict=True)]
-        first = input_linear_written_out(model.first, tokens, candidate=interests)
-        shared = layers_written_out(model.rest, first).clamp(min=0)
-        return heads_written_out(model.heads, shared.expand(num_tasks, -1))
+        of_behaviours = zip(model.behaviours, inputs.targets(r, c), histories[r], strict=True)
+        return shared_bottom_written_out(model, inputs.sides(r, c), candidate=[interest(*of) for of in of_behaviours])
 
-    R, N = batch.present.shape
-    return torch.stack([torch.stack([one(r, c) for c in range(N)]) for r in range(R)])
-
-
-def compare(fast, slow, model):
-    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    parameters = [p for p in model.parameters() if p.numel()]
-    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
-    for mine, plain in zip(*gradients, strict=True):
-        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)
+    return every_candidate(batch, one)
 
 
 @settings(max_examples=20)
-@given(layout=layouts, config=configs, R=st.integers(1, 4), N=st.integers(1, 3), seed=st.integers(0, 99))
+@given(layout=layouts(), config=configs, R=st.integers(1, 4), N=st.integers(1, 3), seed=st.integers(0, 99))
 def test_equals_the_network_written_out(layout, config, R, N, seed):
-    model, batch = model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed))
-    compare(model(batch), written_out(model, batch), model)
+    assert_equals(model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed)), written_out)
 
 
 def drawn(model, batch, seed):
@@ -141,13 +114,17 @@ def auxiliary_written_out(model, batch, seed):
 
 @settings(max_examples=20)
 @given(
-    layout=layouts.filter(lambda layout: layout.behaviours), config=configs, R=st.integers(1, 4), seed=st.integers(0, 9)
+    layout=layouts().filter(lambda layout: layout.behaviours),
+    config=configs,
+    R=st.integers(1, 4),
+    seed=st.integers(0, 9),
 )
 def test_the_auxiliary_loss_equals_its_formula(layout, config, R, seed):
     model, batch = model_of(layout, config, seed).train(), as_double(make_batch(layout, R, 2, seed))
     torch.manual_seed(seed)
     model(batch)
-    compare(model.auxiliary_loss(), auxiliary_written_out(model, batch, seed), model)
+    parameters = list(parameters_of(model).values())
+    assert_same_function(model.auxiliary_loss(), auxiliary_written_out(model, batch, seed), parameters)
 
 
 def test_the_auxiliary_loss_is_for_training_alone():
@@ -196,14 +173,6 @@ def test_the_extractor_learns_what_follows():
     assert sum(losses[-10:]) / 10 < 0.5 * losses[0]
 
 
-def test_every_parameter_is_used():
-    layout = make_layout(tags=True, dense=True, gap=True, position=True)
-    model = model_of(layout, DIENConfig(embedding_width=3))
-    model(as_double(make_batch(layout, 6, 2))).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.numel() and not p.grad.to_dense().any()] == []
-
-
 @pytest.mark.parametrize(("setting", "value"), [("max_events", 0), ("auxiliary_weight", -1.0), ("hidden", [])])
 def test_settings_out_of_range_are_refused(setting, value):
-    with pytest.raises(SpecError, match=f"model 'dien', {setting}"):
-        build_model("dien", make_layout(), {setting: value})
+    assert_refused("dien", setting, value)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inputs_oracle import WrittenInputs, heads_written_out, input_linear_written_out, layers_written_out
+from inputs_oracle import WrittenInputs, shared_bottom_written_out
+from model_checks import assert_refused
 from torch.nn import functional as F
 from torch.testing import assert_close
+from written_out import assert_equals, every_candidate, layouts, make_model
 
 from infnet.errors import SpecError
 from infnet.models import hstu
@@ -14,18 +16,6 @@ from infnet.models.base import build_model
 from infnet.models.hstu import HSTU, HSTUConfig, HSTULayer
 from random_batches import as_double, make_batch, make_layout
 
-layouts = st.builds(
-    make_layout,
-    user=st.integers(0, 2),
-    context=st.integers(0, 1),
-    candidate=st.integers(0, 1),
-    tags=st.booleans(),
-    dense=st.booleans(),
-    lengths=st.sampled_from([(), (1,), (4, 3), (2, 3, 2)]),
-    gap=st.booleans(),
-    position=st.booleans(),
-    tasks=st.integers(1, 3),
-)
 configs = st.builds(
     HSTUConfig,
     width=st.sampled_from([2, 4]),
@@ -40,12 +30,8 @@ configs = st.builds(
 
 
 def model_of(layout, config=None, seed=0):
-    torch.manual_seed(seed)
-    model = HSTU(layout, config or HSTUConfig(width=4, hidden=(9, 7))).eval().double()
-    with torch.no_grad():  # tokens large enough to matter beside the biases, a bias that tells places apart
-        model.embedding.weight.mul_(100)
-        for extra in [] if model.inputs.events is None else [*model.inputs.events.position, *model.inputs.events.gap]:
-            extra.mul_(100)
+    model = make_model(HSTU, layout, config or HSTUConfig(width=4, hidden=(9, 7)), seed)
+    with torch.no_grad():  # a bias that tells places apart
         for name, parameter in model.named_parameters():
             if "norm" in name or (name.startswith("behaviours") and "position" in name):
                 parameter.uniform_(0.5, 1.5)
@@ -77,7 +63,7 @@ def layer_written_out(layer, sequence):
 
 def written_out(model, batch):
     """Logits (R, N, T), one candidate and one task at a time, the history encoded anew for each."""
-    inputs, num_tasks = WrittenInputs(model, batch), len(model.layout.tasks)
+    inputs = WrittenInputs(model, batch)
 
     def read(layers, target, events):
         sequence = torch.stack([*events[: model.config.max_events][::-1], target])
@@ -86,28 +72,17 @@ def written_out(model, batch):
         return sequence[-1]
 
     def one(r, c):
-        tokens = [inputs.request(r), inputs.item(r, c), inputs.own(r, c)]
-        targets = inputs.targets(r, c) if model.layout.behaviours else []
-        reads = [read(*each) for each in zip(model.behaviours, targets, inputs.histories[r], strict=True)]
-        first = input_linear_written_out(model.first, tokens, candidate=reads)
-        shared = layers_written_out(model.rest, first).clamp(min=0)
-        return heads_written_out(model.heads, shared.expand(num_tasks, -1))
+        of_behaviours = zip(model.behaviours, inputs.targets(r, c), inputs.histories[r], strict=True)
+        return shared_bottom_written_out(model, inputs.sides(r, c), candidate=[read(*of) for of in of_behaviours])
 
-    R, N = batch.present.shape
-    return torch.stack([torch.stack([one(r, c) for c in range(N)]) for r in range(R)])
+    return every_candidate(batch, one)
 
 
 @settings(max_examples=20)
-@given(layout=layouts, config=configs, R=st.integers(1, 4), N=st.integers(1, 2), seed=st.integers(0, 99))
+@given(layout=layouts(), config=configs, R=st.integers(1, 4), N=st.integers(1, 2), seed=st.integers(0, 99))
 def test_equals_the_network_written_out(layout, config, R, N, seed):
     model, batch = model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed))
-    fast, slow = model(batch), written_out(model, batch)
-    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    parameters = [p for p in model.parameters() if p.numel()]
-    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
-    for mine, plain in zip(*gradients, strict=True):
-        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-6, atol=1e-7)
+    assert_equals(model, batch, written_out, rtol=1e-6, atol=1e-7)
 
 
 def layer_and_inputs():
@@ -160,17 +135,9 @@ def test_chunks_of_similar_length_change_nothing(monkeypatch):
     assert_close(model(batch), together, rtol=1e-9, atol=1e-9)
 
 
-def test_every_parameter_is_used():
-    layout = make_layout(tags=True, dense=True, gap=True, position=True)
-    model = model_of(layout, HSTUConfig(embedding_width=3))
-    model(as_double(make_batch(layout, 6, 2))).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.numel() and not p.grad.to_dense().any()] == []
-
-
 @pytest.mark.parametrize(("setting", "value"), [("num_layers", 0), ("max_events", 0), ("hidden", [])])
 def test_settings_out_of_range_are_refused(setting, value):
-    with pytest.raises(SpecError, match=f"model 'hstu', {setting}"):
-        build_model("hstu", make_layout(), {setting: value})
+    assert_refused("hstu", setting, value)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

@@ -4,24 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from infnet_oracle import attend, category_proxies, heads_of, sequence_proxies
 from inputs_oracle import WrittenInputs
+from model_checks import assert_close_in_bfloat16, assert_refused
 from torch.testing import assert_close
+from written_out import assert_equals, every_candidate, gradients, layouts, make_model, parameters_of
 
 from infnet.errors import SpecError
 from infnet.models import INFNetV2, INFNetV2Config, build_model
 from random_batches import as_double, make_batch, make_layout
 
-layouts = st.builds(
-    make_layout,
-    user=st.integers(0, 3),
-    context=st.integers(0, 2),
-    item=st.integers(2, 4),
-    candidate=st.integers(0, 2),
-    tags=st.booleans(),
-    dense=st.booleans(),
-    lengths=st.sampled_from([(), (1,), (5, 3), (2, 4, 3)]),
-    gap=st.just(True),
-    tasks=st.integers(1, 4),
-)
 configs = st.builds(
     INFNetV2Config,
     width=st.sampled_from([4, 8]),
@@ -42,20 +32,13 @@ configs = st.builds(
 
 
 def model_of(layout, config=None, seed=0):
-    torch.manual_seed(seed)
-    model = INFNetV2(layout, config or INFNetV2Config(width=8)).double().eval()
-    with torch.no_grad():  # tokens large enough for attention to be far from uniform
-        model.embedding.weight.mul_(100)
-        for extra in [] if model.inputs.events is None else [*model.inputs.events.position, *model.inputs.events.gap]:
-            extra.mul_(100)
-    return model
+    return make_model(INFNetV2, layout, config or INFNetV2Config(width=8), seed)
 
 
 def written_out(model, batch):
     """Logits (R, N, T): every candidate by itself, its tokens rewritten in every block."""
-    R, N = batch.present.shape
     inputs = WrittenInputs(model, batch)
-    return torch.stack([torch.stack([one(model, inputs, r, c) for c in range(N)]) for r in range(R)])
+    return every_candidate(batch, lambda r, c: one(model, inputs, r, c))
 
 
 def one(model, inputs, r, c):
@@ -103,16 +86,11 @@ def one(model, inputs, r, c):
 
 
 @settings(max_examples=40, deadline=None)
-@given(layout=layouts, config=configs, R=st.integers(1, 5), N=st.integers(1, 3), seed=st.integers(0, 99))
+@given(
+    layout=layouts(gap=st.just(True)), config=configs, R=st.integers(1, 5), N=st.integers(1, 3), seed=st.integers(0, 99)
+)
 def test_equals_tokens_rewritten_in_every_block(layout, config, R, N, seed):
-    model, batch = model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed))
-    fast, slow = model(batch), written_out(model, batch)
-    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    parameters = [p for p in model.parameters() if p.numel()]
-    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
-    for mine, plain in zip(*gradients, strict=True):
-        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)
+    assert_equals(model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed)), written_out)
 
 
 def test_nobody_elses_history_is_read_where_there_is_none():
@@ -121,8 +99,7 @@ def test_nobody_elses_history_is_read_where_there_is_none():
     assert not batch.history_present.any()
     logits = model(batch)
     assert_close(logits, written_out(model, batch))
-    gradients = torch.autograd.grad(logits.sum(), [p for p in model.parameters() if p.numel()], materialize_grads=True)
-    assert all(g.to_dense().isfinite().all() for g in gradients)
+    assert all(g.isfinite().all() for g in gradients(logits, list(parameters_of(model).values())))
 
 
 def test_events_carry_their_place_and_the_time_since_them():
@@ -134,21 +111,7 @@ def test_events_carry_their_place_and_the_time_since_them():
 def test_bfloat16_autocast_stays_close():
     layout = make_layout(lengths=(9, 4, 6))
     config = INFNetV2Config(width=8, event_position=False, event_gap=False)
-    model, batch = model_of(layout, config).float(), make_batch(layout, 4, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = model(batch)
-    rounded.float().sum().backward()
-    assert_close(rounded.float(), model(batch), rtol=0.1, atol=0.1)
-    assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("num_blocks", [1, 2, 3])
-@pytest.mark.parametrize("lengths", [(5, 3), ()])
-def test_every_parameter_is_used(num_blocks, lengths):
-    layout = make_layout(tags=True, dense=True, gap=True, lengths=lengths)
-    model = model_of(layout, INFNetV2Config(num_blocks=num_blocks))
-    model(as_double(make_batch(layout, 6, 2))).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.numel() and p.grad is None] == []
+    assert_close_in_bfloat16(model_of(layout, config).float(), make_batch(layout, 4, 3))
 
 
 def test_bad_settings_are_refused():
@@ -156,5 +119,4 @@ def test_bad_settings_are_refused():
         build_model("infnet_v2", make_layout(), {"num_cat_hub": 3})
     with pytest.raises(SpecError, match="width 10 is not divisible by num_heads 4"):
         build_model("infnet_v2", make_layout(), {"width": 10, "num_heads": 4})
-    with pytest.raises(SpecError, match=r"num_shared_tasks.*found 0"):
-        build_model("infnet_v2", make_layout(), {"num_shared_tasks": 0})
+    assert_refused("infnet_v2", "num_shared_tasks", 0)

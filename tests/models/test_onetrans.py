@@ -3,25 +3,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs_oracle import WrittenInputs, heads_written_out, input_linear_written_out, layers_written_out
+from model_checks import assert_blind_to_candidates, assert_refused, first_output_of, full_batch
 from multi_head_oracle import attended
 from torch.testing import assert_close
+from written_out import assert_equals, every_candidate, layouts, make_model
 
 from infnet.errors import SpecError
 from infnet.models import build_model
 from infnet.models.onetrans import OneTrans, OneTransConfig
 from random_batches import as_double, make_batch, make_layout
 
-layouts = st.builds(
-    make_layout,
-    user=st.integers(0, 2),
-    context=st.integers(0, 1),
-    item=st.integers(2, 3),
-    candidate=st.integers(0, 1),
-    tags=st.booleans(),
-    lengths=st.sampled_from([(), (1,), (6, 3), (2, 5, 3)]),
-    gap=st.booleans(),
-    tasks=st.integers(1, 3),
-)
 configs = st.builds(
     OneTransConfig,
     width=st.just(4),
@@ -39,11 +30,7 @@ configs = st.builds(
 
 
 def model_of(layout, config=None, seed=0):
-    torch.manual_seed(seed)
-    model = OneTrans(layout, config or OneTransConfig(width=8, token_width=8, num_field_tokens=3)).eval().double()
-    with torch.no_grad():  # tokens large enough to matter beside the biases
-        model.embedding.weight.mul_(100)
-    return model
+    return make_model(OneTrans, layout, config or OneTransConfig(width=8, token_width=8, num_field_tokens=3), seed)
 
 
 def rms_norm(norm, x):
@@ -69,7 +56,7 @@ def fields_after_all_blocks(model, inputs, r, c, shrinks):
     """NS-tokens, with all S-tokens kept at every layer unless ``shrinks``."""
     config, sequence = model.config, model.sequence
     width, heads = config.token_width, config.num_heads
-    flat = input_linear_written_out(model.fields, [inputs.request(r), inputs.item(r, c), inputs.own(r, c)])
+    flat = input_linear_written_out(model.fields, inputs.sides(r, c))
     fields = list(flat.split(width))
     events, kept_until = [], []  # newest first
     for behaviour, history in zip(model.layout.behaviours, inputs.histories[r], strict=True):
@@ -112,21 +99,13 @@ def written_out(model, batch, shrinks=True):
         shared = torch.cat(fields_after_all_blocks(model, inputs, r, c, shrinks))
         return heads_written_out(model.heads, shared.expand(num_tasks, -1))
 
-    R, N = batch.present.shape
-    return torch.stack([torch.stack([one(r, c) for c in range(N)]) for r in range(R)])
+    return every_candidate(batch, one)
 
 
 @settings(max_examples=20)
-@given(layout=layouts, config=configs, R=st.integers(1, 3), N=st.integers(1, 2), seed=st.integers(0, 99))
+@given(layout=layouts(), config=configs, R=st.integers(1, 3), N=st.integers(1, 2), seed=st.integers(0, 99))
 def test_equals_the_network_written_out(layout, config, R, N, seed):
-    model, batch = model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed))
-    fast, slow = model(batch), written_out(model, batch)
-    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    parameters = [p for p in model.parameters() if p.numel()]
-    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
-    for mine, plain in zip(*gradients, strict=True):
-        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)
+    assert_equals(model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed)), written_out)
 
 
 @pytest.mark.parametrize("num_recent", [6, 99])
@@ -140,34 +119,26 @@ def test_a_pyramid_that_does_not_shrink_is_the_plain_stack(num_recent):
 def test_events_drop_out_linearly():
     layout = make_layout(lengths=(50, 20, 5))
     config = OneTransConfig(width=8, num_layers=4, num_recent=8)
-    batch = as_double(make_batch(layout, 3, 1))
-    batch.history_present[:] = True
     model = model_of(layout, config)
-    sequence = model.sequence(model.tokens(batch).events, 3)
+    sequence = model.sequence(model.tokens(full_batch(layout, 3, 1)).events, 3)
     separators = 3
     assert sequence.num_left == [separators + 36 + 16 + 5, separators + 22 + 12 + 5, separators + 8 + 8 + 5, 0]
 
 
 @pytest.fixture
-def full_batch():
+def layout_and_batch():
     """Two behaviours of 5 and 3 events, all there; three candidates a request."""
     layout = make_layout(lengths=(5, 3))
-    batch = as_double(make_batch(layout, 4, 3))
-    batch.history_present[:] = True
-    return layout, batch
+    return layout, full_batch(layout, 4, 3)
 
 
 def events_after_the_first_block(model, batch):
     """Separators of both behaviours, then their events, newest first: (R, 2 + 8, D)."""
-    states = []
-    handle = model.blocks[0].register_forward_hook(lambda module, inputs, outputs: states.append(outputs[0]))
-    model(batch)
-    handle.remove()
-    return states[0]
+    return first_output_of(model.blocks[0], model, batch)
 
 
-def test_a_newer_event_changes_no_older_token(full_batch):
-    layout, batch = full_batch
+def test_a_newer_event_changes_no_older_token(layout_and_batch):
+    layout, batch = layout_and_batch
     model = model_of(layout)
     before = events_after_the_first_block(model, batch)
     batch.history[:, 2] = (batch.history[:, 2] + 1) % len(batch.event_ids)
@@ -175,13 +146,10 @@ def test_a_newer_event_changes_no_older_token(full_batch):
     assert changed.tolist() == [True, False, True, True, True, False, False, False, False, False]
 
 
-def test_the_candidates_change_nothing_of_the_events(full_batch):
-    layout, batch = full_batch
+def test_the_candidates_change_nothing_of_the_events(layout_and_batch):
+    layout, batch = layout_and_batch
     model = model_of(layout)
-    before = events_after_the_first_block(model, batch)
-    batch.candidate_item[:] = (batch.candidate_item + 1) % len(batch.item.ids)
-    batch.candidate.ids[:] = batch.candidate.ids.flip(0)
-    assert torch.equal(events_after_the_first_block(model, batch), before)
+    assert_blind_to_candidates(model.blocks[0], model, batch)
 
 
 def test_field_tokens_see_the_ones_before_them_in_their_candidate():
@@ -194,22 +162,11 @@ def test_field_tokens_see_the_ones_before_them_in_their_candidate():
     assert changed.nonzero().tolist() == [[0, 2, 1], [0, 2, 2]]
 
 
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_every_parameter_is_used(num_layers):
-    layout = make_layout(tags=True, dense=True, gap=True, position=True)
-    model = model_of(layout, OneTransConfig(embedding_width=3, num_layers=num_layers))
-    model(as_double(make_batch(layout, 6, 2))).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.numel() and p.grad is None] == []
+@pytest.mark.parametrize(("setting", "value"), [("num_field_tokens", 0), ("num_recent", 0)])
+def test_settings_that_do_not_fit_are_refused(setting, value):
+    assert_refused("onetrans", setting, value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_heads": 3}, "token_width 32 is not divisible by num_heads 3"),
-        ({"num_field_tokens": 0}, "num_field_tokens"),
-        ({"num_recent": 0}, "num_recent"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings, message):
-    with pytest.raises(SpecError, match=message):
-        build_model("onetrans", make_layout(), settings)
+def test_heads_that_do_not_divide_the_token_width_are_refused():
+    with pytest.raises(SpecError, match="token_width 32 is not divisible by num_heads 3"):
+        build_model("onetrans", make_layout(), {"num_heads": 3})

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
+from written_out import parameters_of
 
 from infnet.data.batches import BatchBuilder
-from infnet.models import build_model, model_names
+from infnet.models import INFNetConfig, build_model, model_names
 from random_batches import as_double, make_batch, make_layout
 from random_dataset import write_random_dataset
 
@@ -169,3 +170,49 @@ def test_overfits_32_rows(dataset, name):
             optimizer.step()
     assert loss_of(model(batch), batch).item() < 0.05
     assert ((model(batch) > 0) == labels.bool()).all()
+
+
+SETTINGS = {
+    "dcnv2": [
+        {"embedding_width": 3, "structure": structure, "cross": cross}
+        for structure in ("parallel", "stacked")
+        for cross in ("full", "mixture")
+    ],
+    "din_dcnv2_ple": [{"embedding_width": 3, "num_levels": 2, "attention_hidden": (6, 5)}],
+    "fm": [{"width": 4}],
+    "gdcn": [{"embedding_width": 3, "structure": structure} for structure in ("parallel", "stacked")],
+    "infnet": [
+        {},
+        {"head_reads": "task"},
+        {"gate_with": "updated"},
+        {"gate_with": "none"},
+        {"task_fusion": "late"},
+        {"task_fusion": "none"},
+        {"attention": "mean"},
+        {"proxies": "all"},
+        {"history": "pooled"},
+        {"num_shared_tasks": 0},
+        INFNetConfig.paper().model_dump(),
+    ],
+    "infnet_v2": [{"num_blocks": num_blocks} for num_blocks in (1, 2, 3)],
+    "longer": [{"embedding_width": 3, "num_layers": num_layers} for num_layers in (1, 3)],
+    "onetrans": [{"embedding_width": 3, "num_layers": num_layers} for num_layers in (1, 3)],
+    "ple": [{"embedding_width": 3, "num_levels": 2}],
+    "stem": [{"width": 4, "num_shared": 1, "num_specific": 2, "hidden": (6, 5)}],
+}
+"""Settings that change which parameters a model has; where none are named, a table of another width is all."""
+
+
+@pytest.mark.parametrize("lengths", [(5, 3), ()], ids=["histories", "no histories"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [(name, settings) for name in model_names() for settings in SETTINGS.get(name, [{"embedding_width": 3}])],
+    ids=str,
+)
+def test_every_parameter_is_used(name, settings, lengths):
+    layout = make_layout(tags=True, dense=True, gap=True, position=True, lengths=lengths)
+    torch.manual_seed(0)
+    model = build_model(name, layout, settings | {"embedding_std": 1.0}).double().eval()
+    model(as_double(make_batch(model.layout, 6, 3))).square().sum().backward()
+    parameters = parameters_of(model)
+    assert [n for n, p in parameters.items() if p.grad is None or not p.grad.to_dense().any()] == []

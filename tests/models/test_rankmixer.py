@@ -5,26 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs_oracle import WrittenInputs, heads_written_out
+from model_checks import assert_refused
 from multi_head_oracle import attended, layer_norm
-from torch.testing import assert_close
+from written_out import assert_equals, every_candidate, layouts, make_model
 
 from infnet.errors import SpecError
 from infnet.models import build_model
 from infnet.models.rankmixer import RankMixer, RankMixerConfig, mix_tokens
 from random_batches import as_double, make_batch, make_layout
 
-layouts = st.builds(
-    make_layout,
-    user=st.integers(0, 3),
-    context=st.integers(0, 2),
-    item=st.integers(2, 4),
-    candidate=st.integers(0, 2),
-    tags=st.booleans(),
-    dense=st.booleans(),
-    lengths=st.sampled_from([(), (1,), (5, 3)]),
-    gap=st.booleans(),
-    tasks=st.integers(1, 3),
-)
 configs = st.builds(
     RankMixerConfig,
     width=st.sampled_from([4, 8]),
@@ -39,11 +28,7 @@ configs = st.builds(
 
 
 def model_of(layout, config=None, seed=0):
-    torch.manual_seed(seed)
-    model = RankMixer(layout, config or RankMixerConfig(width=8, num_tokens=4, token_width=8)).eval().double()
-    with torch.no_grad():  # tokens large enough to matter beside the biases
-        model.embedding.weight.mul_(100)
-    return model
+    return make_model(RankMixer, layout, config or RankMixerConfig(width=8, num_tokens=4, token_width=8), seed)
 
 
 def gelu(x):
@@ -97,21 +82,13 @@ def written_out(model, batch):
             tokens = block_written_out(block, tokens)
         return heads_written_out(model.heads, torch.stack(tokens).mean(0).expand(num_tasks, -1))
 
-    R, N = batch.present.shape
-    return torch.stack([torch.stack([one(r, c) for c in range(N)]) for r in range(R)])
+    return every_candidate(batch, one)
 
 
 @settings(max_examples=20)
-@given(layout=layouts, config=configs, R=st.integers(1, 3), N=st.integers(1, 2), seed=st.integers(0, 99))
+@given(layout=layouts(), config=configs, R=st.integers(1, 3), N=st.integers(1, 2), seed=st.integers(0, 99))
 def test_equals_the_network_written_out(layout, config, R, N, seed):
-    model, batch = model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed))
-    fast, slow = model(batch), written_out(model, batch)
-    assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    parameters = [p for p in model.parameters() if p.numel()]
-    weights = torch.linspace(-1, 2, fast.numel(), dtype=torch.float64).view_as(fast)
-    gradients = [torch.autograd.grad((out * weights).sum(), parameters, materialize_grads=True) for out in (fast, slow)]
-    for mine, plain in zip(*gradients, strict=True):
-        assert_close(mine.to_dense(), plain.to_dense(), rtol=1e-7, atol=1e-8)
+    assert_equals(model_of(layout, config, seed), as_double(make_batch(layout, R, N, seed)), written_out)
 
 
 @given(num_tokens=st.integers(1, 5), head_width=st.integers(1, 3), seed=st.integers(0, 99))
@@ -149,21 +126,11 @@ def test_the_widest_group_of_inputs_gets_the_next_token_and_nobody_goes_without(
     assert model.own is None
 
 
-def test_every_parameter_is_used():
-    layout = make_layout(tags=True, dense=True, gap=True, position=True)
-    model = model_of(layout, RankMixerConfig(embedding_width=3))
-    model(as_double(make_batch(layout, 6, 2))).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.numel() and p.grad is None] == []
+@pytest.mark.parametrize(("setting", "value"), [("num_tokens", 2), ("num_blocks", 0)])
+def test_settings_that_do_not_fit_are_refused(setting, value):
+    assert_refused("rankmixer", setting, value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_tokens": 12}, "token_width 64 is not divisible by num_tokens 12"),
-        ({"num_tokens": 2}, "num_tokens"),
-        ({"num_blocks": 0}, "num_blocks"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings, message):
-    with pytest.raises(SpecError, match=message):
-        build_model("rankmixer", make_layout(), settings)
+def test_tokens_that_do_not_divide_the_token_width_are_refused():
+    with pytest.raises(SpecError, match="token_width 64 is not divisible by num_tokens 12"):
+        build_model("rankmixer", make_layout(), {"num_tokens": 12})

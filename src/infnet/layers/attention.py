@@ -267,7 +267,7 @@ def cross_attend(
     Args:
         tokens: By type, before any gate; at least one for every reader if they are shifted.
         queries: (R, a, q, d) by kind.
-        arrows: By kind of queries and type of tokens.
+        arrows: By kind of queries and type of tokens; the kinds read in this order.
         gates: Product of the gates so far (R, N, 1, d') by type; missing while it is one everywhere.
         shifts: (R, N, 1, d') to add to the gated tokens, by type. It adds the same to all logits of a query, which a
             softmax does not see, and itself to what is read.
@@ -282,7 +282,7 @@ def cross_attend(
             folded |= zip(own, fold(query, [*own.values()]), strict=True)
     found: dict[tuple[str, str], Tensor] = {}
     for type_, token_set in tokens.items():
-        pairs = [pair for pair in folded if pair[1] == type_]
+        pairs = [pair for pair in arrows if pair in folded and pair[1] == type_]
         if pairs:
             read = token_set.read([folded[pair] for pair in pairs], (gates or {}).get(type_))
             shift = (shifts or {}).get(type_)

@@ -246,7 +246,7 @@ class EventTokens(nn.Module):
 
     def _extra(self, events: EventSequence, batch: RequestBatch, places: Tensor) -> Tensor:
         of_event = self._behaviour[places % batch.history.shape[1]]
-        out = events.table.new_zeros(len(places), self.width)
+        out = self.position[0].new_zeros(len(places), self.width)  # not the table's type, which autocast may narrow
         for index, declared in enumerate(self._behaviours):
             if not (declared.position or declared.gap):
                 continue
