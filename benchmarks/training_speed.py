@@ -1,4 +1,4 @@
-"""Rows per second of training, INFNet beside Shared-Bottom, end to end on one core; prints a Markdown table.
+"""Rows per second of training and of scoring, INFNet beside Shared-Bottom and PLE, on one core; prints Markdown.
 
     python benchmarks/training_speed.py DATA
     python benchmarks/training_speed.py --raw KuaiRand-Pure --fields 60 --valid-from 2022-05-07 --test-from 2022-05-08
@@ -8,9 +8,10 @@ fields: the last ones of its video statistics are left out. --history FILE goes 
 its users' lives.
 
 A step is the trainer's own: make the batch, forward, loss, backward, clipping, sparse Adam on the rows touched and Adam
-on the rest, in the environment that the trainer sets up. One thread, one core, nothing made ahead. Both models train in
-one process and take turns, a window of steps each, on the same rows in the same order; ratios are those of neighbouring
-windows.
+on the rest, in the environment that the trainer sets up. Scoring is the evaluator's: make the batch, forward,
+probabilities. One thread, one core, nothing made ahead. All models work in one process and take turns, a window each, on
+the same rows in the same order; ratios are those of neighbouring windows. PLE has one level, two shared and two specific
+experts of 256 and 128 per task.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from infnet.data.batch import RequestBatch
 from infnet.data.dataset import Dataset
 from infnet.data.sources.known import known_spec
 from infnet.errors import InfnetError, SpecError
+from infnet.evaluation.predict import predict
 from infnet.schema import DatasetSpec
 from infnet.training.config import TrainConfig
 from infnet.training.environment import training_environment
@@ -44,7 +48,10 @@ from one_core import use_one_core
 MODELS: dict[str, dict[str, Any]] = {
     "shared_bottom": {"hidden": (256, 128), "head_hidden": (64,)},
     "infnet": {},
+    "ple": {"num_levels": 1, "num_shared": 2, "num_specific": 2, "hidden": (256, 128), "head_hidden": (64,)},
 }
+SCORED_BATCHES = 2
+"""In a window, of 4,096 rows."""
 CPU = torch.device("cpu")
 
 
@@ -67,9 +74,9 @@ class Training:
         self.state = TrainState.begin(dataset.layout, config, CPU)
         self.stepper = Stepper(self.state, config, Schedule("constant", 0, 0), Path("none"))
         self.state.model.train()
-        self.batches = self._batches()
+        self._training_batches = self._all_batches()
 
-    def _batches(self) -> Iterator[RequestBatch]:
+    def _all_batches(self) -> Iterator[RequestBatch]:
         for epoch in range(1_000_000):
             yield from self.dataset.batches("train", self.config.batch_size, seed=self.config.seed, epoch=epoch)
 
@@ -78,15 +85,34 @@ class Training:
         rows, batch_s, started = self.state.position.rows, 0.0, time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()
-            batch = next(self.batches)
+            batch = next(self._training_batches)
             batch_s += time.perf_counter() - asked
             self.stepper.step(batch)
         elapsed = time.perf_counter() - started
         return (self.state.position.rows - rows) / elapsed, batch_s / elapsed
 
+    def scoring(self) -> float:
+        """Rows per second of evaluation: making batches, forward, probabilities."""
+        started = time.perf_counter()
+        rows = len(predict(self.state.model, self, "train"))
+        return rows / (time.perf_counter() - started)
 
-def measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
-    """Rates and batch shares of every window after the first, which warms up."""
+    def batches(self, split: str, batch_size: int, *, gaps: bool = False) -> Iterator[RequestBatch]:
+        """A few batches, for :meth:`scoring`."""
+        return islice(self.dataset.batches(split, batch_size, gaps=gaps), SCORED_BATCHES)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one model did in one of its turns: rows per second, and the share of training spent on making batches."""
+
+    training: float
+    batch_share: float
+    scoring: float
+
+
+def measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, list[Window]]:
+    """Every model's windows after the first, which warms up."""
     configs = {
         name: TrainConfig(
             model=name,
@@ -100,10 +126,10 @@ def measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, list[tup
     keep_freed_memory()
     with training_environment(configs["infnet"], CPU):
         trainings = {name: Training(dataset, config) for name, config in configs.items()}
-        windows: dict[str, list[tuple[float, float]]] = {name: [] for name in trainings}
+        windows: dict[str, list[Window]] = {name: [] for name in trainings}
         for number in range(options.windows + 1):
             for name, training in trainings.items():
-                found = training.window(options.steps)
+                found = Window(*training.window(options.steps), training.scoring())
                 if number:
                     windows[name].append(found)
     return windows
@@ -138,17 +164,21 @@ def main(arguments: list[str] | None = None) -> None:
         f"batches of {options.batch_size:,}, d = {options.width}, one core; "
         f"{options.windows} windows of {options.steps} steps\n"
     )
-    print("| model | rows/s, median | lowest | highest | making batches | ratio to shared_bottom |")
-    print("|---|---:|---:|---:|---:|---:|")
-    base = [rate for rate, _ in windows["shared_bottom"]]
+    print("| model | training, rows/s | lowest | highest | making batches | scoring, rows/s | lowest | highest |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, found in windows.items():
-        rates = [rate for rate, _ in found]
-        share = statistics.median(share for _, share in found)
-        ratio = statistics.median(rate / other for rate, other in zip(rates, base, strict=True))
-        print(
-            f"| {name} | {statistics.median(rates):,.0f} | {min(rates):,.0f} | {max(rates):,.0f} | {share:.0%} "
-            f"| {ratio:.2f} |"
-        )
+        cells = [*spread([w.training for w in found]), f"{statistics.median(w.batch_share for w in found):.0%}"]
+        print(f"| {name} | {' | '.join([*cells, *spread([w.scoring for w in found])])} |")
+    for name in ("shared_bottom", "ple"):
+        pairs = list(zip(windows["infnet"], windows[name], strict=True))
+        training = statistics.median(own.training / other.training for own, other in pairs)
+        scoring = statistics.median(own.scoring / other.scoring for own, other in pairs)
+        print(f"\ninfnet trains {training:.2f} times as many rows as {name}, and scores {scoring:.2f} times as many")
+
+
+def spread(rates: list[float]) -> list[str]:
+    """Median, lowest and highest."""
+    return [f"{rate:,.0f}" for rate in (statistics.median(rates), min(rates), max(rates))]
 
 
 if __name__ == "__main__":
