@@ -244,10 +244,11 @@ def fold(queries: Tensor, arrows: Sequence[Arrow]) -> list[Tensor]:
 
 def project(read: Sequence[Tensor], arrows: Sequence[Arrow]) -> Tensor:
     """The sum of what one kind of queries gets by its arrows: (R, a, q * h, d') each -> (R, a', q, d)."""
-    by_level: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    by_level: dict[tuple[bool, bool], list[tuple[Tensor, Tensor]]] = {}
     for part, arrow in zip(read, arrows, strict=True):
         heads = part.unflatten(2, (-1, arrow.num_heads)).flatten(3)
-        by_level.setdefault(part.shape[:2], []).append((heads, arrow.value_map()))
+        level = (part.shape[0] == 1, part.shape[1] == 1)
+        by_level.setdefault(level, []).append((heads, arrow.value_map()))
     products = [
         torch.cat([heads for heads, _ in pairs], dim=-1) @ torch.cat([values for _, values in pairs])
         for pairs in by_level.values()
