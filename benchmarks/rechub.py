@@ -7,8 +7,8 @@ Both sides read the batches of one prepared dataset: the same rows in the same o
 labels, and are judged by the same metrics. torch-rechub's networks get its own trainers' recipe (Adam, weight decay
 1e-5, BatchNorm in every MLP), the widths of ours, and the learning rate of ``--rates`` and the epoch that do best on
 validation; ours get the defaults of ``infnet train``. torch-rechub knows DIN and DCNv2 for one label only: one copy per
-task. An event's first tag stands for its tags, because a sequence of sets has no place there. A second call goes on
-where the first was interrupted.
+task, or of those that ``--tasks`` names (its DIN is slow). An event's first tag stands for its tags, because a sequence
+of sets has no place there. A second call goes on where the first was interrupted.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ except ImportError:
     sys.exit("Error: torch-rechub is not installed; pip install torch-rechub==0.9.0")
 
 MODELS = ("shared_bottom", "mmoe", "ple", "din", "dcnv2")
+SINGLE_TASK = ("din", "dcnv2")
 WIDTH, HIDDEN, TOWER, DROPOUT = 16, [256, 128], [64], 0.1
 
 
@@ -54,10 +55,11 @@ class Columns:
     An id becomes its place in its vocabulary, counted from 1; 0 is padding.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, tasks: list[str] | None = None) -> None:
         self.layout = layout = dataset.layout
         self.vocabularies = {v.name: v for v in layout.vocabularies}
-        self.binary = [i for i, task in enumerate(layout.tasks) if task.kind == "binary"]
+        wanted = layout.task_names if tasks is None else tasks
+        self.binary = [i for i, task in enumerate(layout.tasks) if task.kind == "binary" and task.name in wanted]
         self.home: dict[str, str] = {}
         """The field whose table a vocabulary's other fields share."""
         self.fields: list[Any] = []
@@ -182,11 +184,11 @@ class OneTaskEach(nn.Module):
 class Peer:
     """One network of torch-rechub in training."""
 
-    def __init__(self, dataset: Dataset, name: str, rate: float, seed: int, batch_size: int) -> None:
+    def __init__(self, dataset: Dataset, name: str, rate: float, seed: int, options: argparse.Namespace) -> None:
         torch.manual_seed(seed)
-        self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
-        self.columns = Columns(dataset)
-        is_single = name in ("din", "dcnv2")
+        self.dataset, self.seed, self.batch_size = dataset, seed, options.batch_size
+        is_single = name in SINGLE_TASK
+        self.columns = Columns(dataset, options.tasks if is_single else None)
         self.network = OneTaskEach(self.columns, name) if is_single else multi_task(self.columns, name)
         self.tasks = self.columns.binary if is_single else list(range(len(dataset.layout.tasks)))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, weight_decay=1e-5)
@@ -231,7 +233,7 @@ def of_peer(dataset: Dataset, name: str, seed: int, options: argparse.Namespace)
     """torch-rechub's model with the rate and epoch that do best on validation."""
     best: dict[str, Any] = {}
     for rate in options.rates:
-        peer = Peer(dataset, name, rate, seed, options.batch_size)
+        peer = Peer(dataset, name, rate, seed, options)
         for epoch in range(options.epochs):
             speed = peer.epoch(epoch)
             value = peer.judge("valid").as_flat()["mean"]
@@ -271,6 +273,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-4], help="torch-rechub's learning rates")
     parser.add_argument("--epochs", type=int, default=3, help="torch-rechub's passes at most")
     parser.add_argument("--batch-size", type=int, default=1024)
+    parser.add_argument("--tasks", nargs="+", help="of torch-rechub's single-task models; all binary ones by default")
     options = parser.parse_args(arguments)
     dataset = Dataset.open(options.data)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ its users' lives.
 
 A step is the trainer's own: make the batch, forward, loss, backward, clipping, sparse Adam on the rows touched and Adam
 on the rest, in the environment that the trainer sets up. Scoring is the evaluator's: make the batch, forward,
-probabilities. One thread, one core, nothing made ahead. All models work in one process and take turns, a window each, on
-the same rows in the same order; ratios are those of neighbouring windows. PLE has one level, two shared and two specific
-experts of 256 and 128 per task.
+probabilities. One thread, one core, nothing made ahead. All models work in one process and take turns, a window each,
+on the same rows in the same order; ratios are those of neighbouring windows. PLE has one level, two shared and two
+specific experts of 256 and 128 per task.
 """
 
 from __future__ import annotations
