@@ -9,7 +9,7 @@ import pytest
 
 import infnet
 from infnet.data.sources import synthetic
-from infnet.data.sources.exposure import TABS
+from infnet.data.sources.exposure import TABS, Visits, interest_strengths
 from infnet.data.sources.synthetic import generate, load_world, write_world
 from infnet.data.sources.truth import best_auc
 from infnet.data.sources.world import World, WorldConfig
@@ -358,7 +358,20 @@ def test_the_spec_names_columns_that_are_written(raw):
     assert "position" not in {feature.column or feature.name for feature in spec.features}
 
 
-@pytest.mark.parametrize("bad", [{"num_users": 0}, {"random_share": 1.0}, {"seeds": 1}, {"num_items": 1}])
+def test_interests_swing_as_far_as_drift_says():
+    whole, half, none = (World.create(WorldConfig(num_users=50, num_items=20, drift=v)) for v in (1.0, 0.5, 0.0))
+    hours = np.arange(0, 24 * 60, 7)
+    visits = Visits(np.full(len(hours), 3), hours, np.zeros(len(hours), np.int64))
+    full, damped, still = (interest_strengths(world.users, visits) for world in (whole, half, none))
+    rest = whole.users.strength[3]
+    np.testing.assert_allclose(still, np.broadcast_to(rest, still.shape))
+    np.testing.assert_allclose(damped - rest, (full - rest) / 2, atol=1e-5)
+    assert np.ptp(full[:, 0]) > 0.5 * abs(rest[0])
+
+
+@pytest.mark.parametrize(
+    "bad", [{"num_users": 0}, {"random_share": 1.0}, {"drift": 1.5}, {"seeds": 1}, {"num_items": 1}]
+)
 def test_a_senseless_config_is_refused(bad):
     with pytest.raises(ValueError, match="validation error"):
         WorldConfig(**bad)
