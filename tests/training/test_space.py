@@ -25,7 +25,7 @@ def test_both_spaces_of_the_package_hold_what_they_promise():
     assert paper.choices["train.embedding_l2"] == (0.0, 1e-7, 1e-6, 1e-5)
     assert paper.fixed["train.patience"] == 5
     small = SearchSpace.load("small")
-    assert small.fixed == {"train.epochs": 1, "train.evaluations_per_epoch": 4}
+    assert small.fixed == {"train.epochs": 1, "train.evaluations_per_epoch": 4, "train.keep": "epoch"}
     assert small.choices["train.task_weighting"] == ("fixed", "uncertainty")
 
 

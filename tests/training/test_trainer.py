@@ -132,6 +132,18 @@ def test_evaluations_are_spread_over_the_epoch_and_can_stop_within_it(tmp_path, 
     assert run.report["steps"] == 18
 
 
+def test_evaluations_within_an_epoch_can_be_for_the_curves_alone(tmp_path, dataset, small_config):
+    config = small_config(evaluations_per_epoch=2, patience=2, epochs=9, keep="epoch")
+    seen = []
+    evaluate = script(0.9, 0.5, 0.9, 0.6, 0.9, 0.4, 0.9, 0.4, 0.9)
+    run = train(dataset, config, tmp_path / "run", evaluate=evaluate, on_evaluation=seen.append)
+    assert seen == [0.9, 0.5, 0.9, 0.6, 0.9, 0.4, 0.9, 0.4]
+    assert run.report["best"] == {"value": 0.6, "step": 20, "epoch": 2.0}
+    assert load_checkpoint(run.best_path).state["step"] == 20
+    assert run.report["stopped"] == "early"
+    assert [entry["is_best"] for entry in lines(run, "evaluation")] == [False, True, False, True, *[False] * 4]
+
+
 def test_an_epoch_of_fewer_batches_than_evaluations_is_evaluated_once_after_each(tmp_path, dataset, small_config):
     config = small_config(epochs=2, batch_size=400, evaluations_per_epoch=5)
     run = train(dataset, config, tmp_path / "run", evaluate=script(0.1, 0.2, 0.3, 0.4))

@@ -79,6 +79,9 @@ class TrainConfig(BaseModel):
     """Evaluations without a better value after which training stops."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """Evenly spread, the last one at the end of the epoch."""
+    keep: Literal["evaluation", "epoch"] = "evaluation"
+    """Which checkpoints may become the best one: those of any evaluation, or those at the end of an epoch alone. Then
+    the evaluations in between only show how it goes: where validation is noisy, the best of several is a lucky one."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two lines of the training log."""
     checkpoint_every: int | None = Field(default=500, ge=1)

@@ -180,9 +180,8 @@ class _Tuner:
             if len(values) < config.epochs * config.evaluations_per_epoch and asked.should_prune():
                 raise _Pruned
 
-        state: TrialState = "complete"
         try:
-            train(
+            run = train(
                 self.dataset,
                 config.model_copy(update={"tensorboard": False, "checkpoint_every": None}),
                 study.run_path(number),
@@ -192,10 +191,10 @@ class _Tuner:
                 on_evaluation=judge,
             )
         except _Pruned:
-            state = "pruned"
+            return "pruned", max(values, key=lambda value: goodness(config.monitor, value)), None
         except TrainingError as error:
             return "failed", None, str(error)
-        return state, max(values, key=lambda value: goodness(config.monitor, value)), None
+        return "complete", run.report["best"]["value"], None
 
     def _config(self, chosen: dict[str, Any]) -> TrainConfig:
         """The model's defaults, but for the space's fixed settings and the chosen ones; all of them written out."""

@@ -18,7 +18,7 @@ from infnet.training.config import config_from, parse_sections
 
 __all__ = ["SearchSpace", "complete_settings", "space_names"]
 
-_PROTOCOL = ("train.epochs", "train.evaluations_per_epoch", "train.patience", "train.monitor")
+_PROTOCOL = ("train.epochs", "train.evaluations_per_epoch", "train.keep", "train.patience", "train.monitor")
 """What makes trials comparable."""
 
 _ARGUMENTS = {"train.seed": "--seed", "model.name": "--model"}

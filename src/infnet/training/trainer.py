@@ -206,10 +206,11 @@ class _Trainer:
         elapsed = time.perf_counter() - started
         model.train()
         value = self._monitored(metrics)
-        is_best = at.best is None or goodness(config.monitor, value) > goodness(config.monitor, at.best)
+        counts = config.keep == "evaluation" or at.batch == 0
+        is_best = counts and (at.best is None or goodness(config.monitor, value) > goodness(config.monitor, at.best))
         entry = {"epoch": self._epochs_done(), "metrics": metrics, "is_best": is_best, "evaluation_s": elapsed}
         self.journal.write("evaluation", at.step, entry, {f"valid/{name}": v for name, v in metrics.items()})
-        at.stale += 1
+        at.stale += counts
         if is_best:
             at.stale, at.best, at.best_metrics = 0, value, metrics
             at.best_step, at.best_epoch = at.step, self._epochs_done()
