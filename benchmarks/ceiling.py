@@ -2,7 +2,7 @@
 
     python benchmarks/ceiling.py --out runs/ceiling --drift 0
 
-The world is `infnet data synthesize`'s, with few users who come often: a million rows of 300 users on 300 items, so
+The world is `infnet data synthesize`'s, with few users who come often, some 800,000 rows of 300 users on 300 items, so
 that what a user likes can be known at all. The position, which the truth knows, is a field of the request here. All
 models are trained by the same recipe, several passes over the data, and judged on the last tenth of the rows. Beside
 them stands what the same rows teach a learner that knows the form of the world's equations and none of its numbers.
