@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -37,6 +38,8 @@ RECIPE = (
     "train.embedding_learning_rate=1e-2",
     "train.schedule=cosine",
 )
+SEEN = (0, 50, 1000, 3000, 10**9)
+"""Training rows of an item, at which test rows are told apart."""
 
 
 def open_world(options: argparse.Namespace) -> Dataset:
@@ -85,19 +88,25 @@ def _zeros(column: pl.Series, width: int = 1) -> nn.Embedding:
     return nn.Embedding.from_pretrained(torch.zeros(int(column.max()) + 1, width), freeze=False)
 
 
-def informed_auc(raw: Path, first_test_ms: int, epochs: int = 6, batch_size: int = 4096) -> float:
-    """Test AUC of :class:`Informed`, trained on all rows before."""
+def informed_scores(raw: Path, first_test_ms: int, epochs: int = 6, batch_size: int = 4096) -> pl.DataFrame:
+    """Test rows as :class:`Informed` sees them, trained on all rows before.
+
+    Columns ``is_click``, ``truth`` and ``score``, and ``seen``, the training rows of the row's item.
+    """
     items = pl.read_parquet(raw / "data/video_features_basic.parquet", columns=["video_id", "tag", "upload_dt"])
     topics = pl.col("tag").str.split(",").list.eval(pl.element().cast(pl.Int64))
     items = items.with_columns(topic1=topics.list.first(), topic2=topics.list.last())
     age = (pl.from_epoch("time_ms", time_unit="ms") - pl.col("upload_dt").str.to_date()).dt.total_hours() / 24
-    log = pl.read_parquet(raw / "data/log_*.parquet").filter(pl.col("is_rand") == 0).join(items, on="video_id")
+    truth = pl.read_parquet(raw / "truth/truth_*.parquet").select(truth="p_click")
+    log = pl.concat([pl.read_parquet(raw / "data/log_*.parquet"), truth], how="horizontal")
+    log = log.filter(pl.col("is_rand") == 0).join(items, on="video_id")
     log = log.with_columns(hour=pl.col("time_ms") // 3_600_000 % 24, log_age=age.clip(0).log1p().cast(pl.Float32))
     used = [*_BIASES, "topic1", "topic2"]
     columns = {name: torch.tensor(log[name].cast(pl.Int64).to_numpy()) for name in used}
     columns["log_age"] = torch.tensor(log["log_age"].to_numpy())
     clicked = torch.tensor(log["is_click"].cast(pl.Float32).to_numpy())
-    is_test = torch.tensor((log["time_ms"] >= first_test_ms).to_numpy())
+    log = log.with_columns(is_test=pl.col("time_ms") >= first_test_ms)
+    is_test = torch.tensor(log["is_test"].to_numpy())
     torch.manual_seed(0)
     model, train = Informed(log), (~is_test).nonzero()[:, 0]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -112,7 +121,14 @@ def informed_auc(raw: Path, first_test_ms: int, epochs: int = 6, batch_size: int
             schedule.step()
     with torch.inference_mode():
         scores = model({name: values[is_test] for name, values in columns.items()})[0]
-    return auc(clicked[is_test].numpy(), scores.double().numpy())
+    seen = (~pl.col("is_test")).sum().over("video_id")
+    test = log.with_columns(seen=seen).filter("is_test").select("is_click", "truth", "seen")
+    return test.with_columns(score=pl.Series(scores.double().numpy()))
+
+
+def click_auc(rows: pl.DataFrame, column: str) -> float:
+    """Of one column's scores."""
+    return auc(rows["is_click"].to_numpy(), rows[column].cast(pl.Float64).to_numpy())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,7 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset, raw = open_world(options), options.out / "raw"
     first = int(dataset.rows("test").time.min())
     truth = best_auc(raw, (pl.col("time_ms") >= first) & (pl.col("is_rand") == 0))["click"]
-    found = {"a learner that knows the equations": informed_auc(raw, first)}
+    informed = informed_scores(raw, first)
+    found = {"a learner that knows the equations": click_auc(informed, "score")}
     for model in options.models:
         config = load_config(None, [*RECIPE, *options.set], model=model)
         run = train(dataset, config, options.out / model, resume=True)
@@ -138,6 +155,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| true probabilities | {truth:.4f} | |")
     for name, value in found.items():
         print(f"| {name} | {value:.4f} | {truth - value:.4f} |")
+    print("\n| training rows of the item | share of the test rows | true probabilities | the informed learner |")
+    print("|---|---:|---:|---:|")
+    for low, high in pairwise(SEEN):
+        rows = informed.filter(pl.col("seen").is_between(low, high, closed="left"))
+        if rows["is_click"].n_unique() == 2:
+            share = rows.height / informed.height
+            print(f"| {low:,} up | {share:.0%} | {click_auc(rows, 'truth'):.4f} | {click_auc(rows, 'score'):.4f} |")
 
 
 if __name__ == "__main__":

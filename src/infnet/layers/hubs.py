@@ -124,13 +124,14 @@ class HubBlock(nn.Module):
         gates, shifts = ({view: affine[i] for view, affine in state.affine.items()} for i in range(2))
         found = cross_attend(token_sets, state.queries, arrows, gates, shifts)
         if history is not None:
-            readers, of_own = self._readers("seq"), self._readers("own")
-            folded = [fold(state.queries[kind], [arrows[kind, "seq"]])[0] for kind in readers]
-            own = [fold(state.queries[kind], [arrows[kind, "own"]])[0] for kind in of_own]
-            by_behaviour = [part for hubs in own for part in hubs.chunk(self._num_behaviours, dim=2)]
-            parts, own = history.read(folded, by_behaviour, state.affine.get("seq"))
-            found |= {(kind, "seq"): part for kind, part in zip(readers, parts, strict=True)}
-            found |= {(kind, "own"): torch.cat(own, dim=2) for kind in of_own}
+            of_all, of_own = (
+                {pair: fold(state.queries[pair[0]], [arrow])[0] for pair, arrow in arrows.items() if pair[1] == view}
+                for view in ("seq", "own")
+            )
+            by_behaviour = [part for hubs in of_own.values() for part in hubs.chunk(self._num_behaviours, dim=2)]
+            all_read, own_read = history.read([*of_all.values()], by_behaviour, state.affine.get("seq"))
+            found |= zip(of_all, all_read, strict=True)
+            found |= {pair: torch.cat(own_read, dim=2) for pair in of_own}
         return {pair: project([part], [arrows[pair]]) for pair, part in found.items()}
 
     def _merge(self, kind: str, read: dict[tuple[str, str], Tensor]) -> Tensor:
@@ -139,9 +140,6 @@ class HubBlock(nn.Module):
         assert isinstance(merge, SplitLinear)
         parts = [merge.part(i, read[kind, view], with_bias=i == 0) for i, view in enumerate(self.views[kind])]
         return reduce(torch.add, parts)
-
-    def _readers(self, view: str) -> list[str]:
-        return [kind for kind, views in self.views.items() if view in views]
 
     def _arrow(self, kind: str, view: str) -> CrossAttention:
         arrow = self.arrows[f"{kind}_from_{view}"]

@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
     tasks, ``mean``, the average of both, or ``TASK_METRIC`` such as ``click_auc``, ``like_gauc``, ``click_logloss``,
     ``watch_time_r2``."""
     patience: int = Field(default=5, ge=1)
-    """Evaluations without a better value after which training stops."""
+    """Evaluations without a better value, of those that ``keep`` lets count, after which training stops."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """Evenly spread, the last one at the end of the epoch."""
     keep: Literal["evaluation", "epoch"] = "evaluation"
