@@ -55,10 +55,17 @@ class CategoricalProxies(nn.Module):
     def forward(self, request: Tensor, item: Tensor, own: Tensor, candidates: RowIndex) -> Tensor:
         """Tokens of the request (R, M_r, d), of distinct items (J, M_i, d), of each candidate (R, N, M_c, d)
         -> (R, N, m, d)."""
-        of_candidate = candidates.gather(F.linear(item.flatten(1), self.item))
+        return self.of_candidates(candidates.gather(self.of_items(item)), request, own)
+
+    def of_items(self, item: Tensor) -> Tensor:
+        """What items (J, M_i, d) contribute to the first layer and the skip: (J, w)."""
+        return F.linear(item.flatten(1), self.item)
+
+    def of_candidates(self, of_item: Tensor, request: Tensor, own: Tensor) -> Tensor:
+        """The rest: (R, N, w) of each candidate's item, (R, M_r, d), (R, N, M_c, d) -> (R, N, m, d)."""
         if own.shape[2]:
-            of_candidate += F.linear(own.flatten(2), self.own)
-        first, skip = of_candidate.split(self.widths, dim=-1)
+            of_item = of_item + F.linear(own.flatten(2), self.own)
+        first, skip = of_item.split(self.widths, dim=-1)
         out = self.rest(first + F.linear(request.flatten(1), self.request, self.bias)[:, None])
         return (out + skip if self.widths[1] else out).unflatten(-1, self.shape)
 

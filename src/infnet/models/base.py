@@ -69,6 +69,10 @@ class RankingModel(nn.Module):
 
     def forward(self, batch: RequestBatch) -> Tensor:
         """Logits (R, N, T); for a regression task the standardised value. Padded candidates hold anything finite."""
+        return self.score(self.tokens(batch))
+
+    def score(self, tokens: InputTokens) -> Tensor:
+        """The same from tokens, wherever they come from."""
         raise TypeError(f"{type(self).__name__} has no forward pass")
 
     def auxiliary_loss(self) -> Tensor | None:

@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.cross import CrossAndDeep, CrossNetwork, MixtureCrossNetwork, cross_width
 from infnet.layers.heads import TaskHeads
+from infnet.layers.inputs import InputTokens
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["DCNv2", "DCNv2Config"]
@@ -63,7 +63,7 @@ class DCNv2(RankingModel):
             dropout=config.dropout,
         )
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        deep, crossed = self.trunk(self.tokens(batch))
+        deep, crossed = self.trunk(tokens)
         return self.heads(deep[..., None, :].expand(-1, -1, len(self.layout.tasks), -1), crossed)

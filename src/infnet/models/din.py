@@ -14,10 +14,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.heads import TaskHeads
-from infnet.layers.inputs import InputLinear
+from infnet.layers.inputs import InputLinear, InputTokens
 from infnet.layers.mlp import HiddenLayers
 from infnet.layers.target_attention import TargetAttention
 from infnet.models.base import ModelConfig, RankingModel, register_model
@@ -55,9 +54,8 @@ class DIN(RankingModel):
         self.rest = HiddenLayers(config.hidden, config.dropout)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         read = None
         if tokens.events is not None:
             targets = tokens.targets_of_candidates().unbind(dim=2)

@@ -15,7 +15,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.cross import MixtureCrossNetwork, cross_width
 from infnet.layers.experts import ProgressiveExtraction
@@ -68,9 +67,8 @@ class DINDCNv2PLE(RankingModel):
         self.gates = InputLinear(self.inputs, self.extraction.num_logits, candidate_width=further)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         attended = self._attended(tokens)
         crossed = self.cross(torch.cat([tokens.fields().flatten(2), *attended], dim=2))
         further = torch.cat([*attended, crossed], dim=2)

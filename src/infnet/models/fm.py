@@ -12,8 +12,8 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
+from infnet.layers.inputs import InputTokens
 from infnet.layers.tokens import FieldTokenizer
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
@@ -54,9 +54,8 @@ class FM(RankingModel):
         """T * (d + 1)."""
         return len(layout.tasks) * (config.width + 1)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         request = self._terms(tokens.request)
         if tokens.events is not None:
             request = request + self._terms(tokens.events.means())

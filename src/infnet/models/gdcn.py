@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.cross import CrossAndDeep, GatedCrossNetwork, cross_width
 from infnet.layers.heads import TaskHeads
+from infnet.layers.inputs import InputTokens
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["GDCN", "GDCNConfig"]
@@ -54,7 +54,7 @@ class GDCN(RankingModel):
             dropout=config.dropout,
         )
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        deep, crossed = self.trunk(self.tokens(batch))
+        deep, crossed = self.trunk(tokens)
         return self.heads(deep[..., None, :].expand(-1, -1, len(self.layout.tasks), -1), crossed)

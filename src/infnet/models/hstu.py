@@ -16,12 +16,11 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.dropout import Dropout
 from infnet.layers.gather import RowIndex
 from infnet.layers.heads import TaskHeads
-from infnet.layers.inputs import InputLinear
+from infnet.layers.inputs import InputLinear, InputTokens
 from infnet.layers.mlp import HiddenLayers
 from infnet.layers.tokens import gather_rows
 from infnet.models.base import ModelConfig, RankingModel, register_model
@@ -145,9 +144,8 @@ class HSTU(RankingModel):
         self.rest = HiddenLayers(config.hidden, config.dropout)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         read = None
         if tokens.events is not None:
             targets = tokens.targets_of_candidates().unbind(dim=2)

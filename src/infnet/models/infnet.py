@@ -14,7 +14,6 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import field_tokens, history_tokens
 from infnet.layers.averages import field_average, history_average
@@ -181,9 +180,8 @@ class INFNet(RankingModel):
         own_width, shared_width = (wide, head_width) if has_tasks else (head_width, 0)
         self.heads = TaskHeads(num_tasks, own_width, config.head_hidden, shared_width, config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         if self.config.history == "pooled" and tokens.events is not None:
             tokens = replace(tokens, request=torch.cat([tokens.request, tokens.events.means()], dim=1), events=None)
         is_average = self.config.attention == "mean"
@@ -193,8 +191,12 @@ class INFNet(RankingModel):
             token_sets["seq"] = (history_average if is_average else history_tokens)(tokens.events)
         state = self._initial_state(tokens)
         for block in self.blocks:
-            state = block(state, token_sets, batch.num_requests)
-        proxies = [state.proxies(kind).flatten(2).expand(-1, batch.num_candidates, -1) for kind in self._read_by_heads]
+            state = block(state, token_sets, tokens.num_requests)
+        return self.predict(state, tokens.num_candidates)
+
+    def predict(self, state: FlowState, num_candidates: int) -> Tensor:
+        """Logits (R, N, T) from what the last block left."""
+        proxies = [state.proxies(kind).flatten(2).expand(-1, num_candidates, -1) for kind in self._read_by_heads]
         if "task" in state.queries:
             return self.heads(state.queries["task"], torch.cat(proxies, dim=-1) if proxies else None)
         return self.heads(torch.cat(proxies, dim=-1)[:, :, None].expand(-1, -1, len(self.layout.tasks), -1))

@@ -12,12 +12,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import field_tokens
 from infnet.layers.behaviour_tokens import BehaviourTokens
 from infnet.layers.heads import TaskHeads
 from infnet.layers.hubs import HubBlock, HubState
+from infnet.layers.inputs import InputTokens
 from infnet.layers.proxies import CategoricalProxies, SequenceProxies
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
@@ -99,9 +99,8 @@ class INFNetV2(RankingModel):
         )
         self.heads = TaskHeads(num_tasks, d, config.head_hidden, shared_width=m * d, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         inputs = (tokens.request, tokens.item, tokens.own, tokens.candidates)
         hubs = {"cat": self.cat_hubs(*inputs), "shared": self.shared_tokens[None, None]}
         history: BehaviourTokens | None = None
@@ -113,5 +112,5 @@ class INFNetV2(RankingModel):
         state = HubState(queries | {"task": self.task_tokens[None, None]}, affine={})
         fields = field_tokens(*inputs)
         for block in self.blocks:
-            state = block(state, fields, history, batch.num_requests)
+            state = block(state, fields, history, tokens.num_requests)
         return self.heads(state.queries["task"], state.queries["cat"].flatten(2))

@@ -15,7 +15,6 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.events import EventSequence
 from infnet.layers.heads import TaskHeads
@@ -235,9 +234,8 @@ class Longer(RankingModel):
         self.rest = HiddenLayers(config.hidden, config.dropout)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         of_request, of_candidate = None, None
         if self.reader is not None and tokens.events is not None:
             of_request, of_candidate = self.reader(tokens, tokens.events)

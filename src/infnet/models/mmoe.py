@@ -11,11 +11,10 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.experts import Experts
 from infnet.layers.heads import TaskHeads
-from infnet.layers.inputs import InputLinear
+from infnet.layers.inputs import InputLinear, InputTokens
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["MMoE", "MMoEConfig"]
@@ -53,9 +52,8 @@ class MMoE(RankingModel):
         """One per task."""
         return len(layout.tasks)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         pooled = None if tokens.events is None else tokens.events.means().flatten(1)
         experts = self.experts(self.first(tokens, pooled))  # (R, N, E, hidden[-1])
         gates = self.gates(tokens, pooled).unflatten(-1, (-1, self.config.num_experts)).softmax(dim=-1)

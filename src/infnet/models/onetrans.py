@@ -15,12 +15,11 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.dropout import Dropout
 from infnet.layers.events import EventSequence
 from infnet.layers.heads import TaskHeads
-from infnet.layers.inputs import InputLinear
+from infnet.layers.inputs import InputLinear, InputTokens
 from infnet.layers.mlp import MLP, GroupedLinear
 from infnet.layers.multi_head import candidate_multi_head, causal_mask, multi_head
 from infnet.models.base import ModelConfig, RankingModel, register_model
@@ -209,9 +208,8 @@ class OneTrans(RankingModel):
         self.norm = _RMSNorm(config.token_width)
         self.heads = TaskHeads(len(layout.tasks), width, config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         fields = self.fields(tokens).unflatten(-1, (self.config.num_field_tokens, -1))
         sequence = self.sequence(tokens.events, tokens.num_requests)
         visible = causal_mask(sequence.place, sequence.present, sequence.num_left[0])

@@ -11,11 +11,10 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.experts import ProgressiveExtraction
 from infnet.layers.heads import TaskHeads
-from infnet.layers.inputs import InputLinear
+from infnet.layers.inputs import InputLinear, InputTokens
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["PLE", "PLEConfig"]
@@ -53,9 +52,8 @@ class PLE(RankingModel):
         self.gates = InputLinear(self.inputs, self.extraction.num_logits, request_width=pooled_width)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         pooled = None if tokens.events is None else tokens.events.means().flatten(1)
         logits: Tensor = self.heads(self.extraction(self.first(tokens, pooled), self.gates(tokens, pooled)))
         return logits

@@ -14,7 +14,6 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.attention import CrossAttention, cross_attend, history_tokens, project
 from infnet.layers.dropout import Dropout
@@ -128,9 +127,9 @@ class RankMixer(RankingModel):
         self.blocks = nn.Sequential(*(_Block(config) for _ in range(config.num_blocks)))
         self.heads = TaskHeads(len(layout.tasks), config.token_width, config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        pooled = self.blocks(self._cut(self.tokens(batch))).mean(dim=2)
+        pooled = self.blocks(self._cut(tokens)).mean(dim=2)
         return self.heads(pooled[..., None, :].expand(-1, -1, len(self.layout.tasks), -1))
 
     def _cut(self, tokens: InputTokens) -> Tensor:

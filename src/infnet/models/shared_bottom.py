@@ -10,10 +10,9 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.heads import TaskHeads
-from infnet.layers.inputs import InputLinear
+from infnet.layers.inputs import InputLinear, InputTokens
 from infnet.layers.mlp import HiddenLayers
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
@@ -43,9 +42,8 @@ class SharedBottom(RankingModel):
         self.rest = HiddenLayers(config.hidden, config.dropout)
         self.heads = TaskHeads(len(layout.tasks), config.hidden[-1], config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens = self.tokens(batch)
         pooled = None if tokens.events is None else tokens.events.means().flatten(1)
         shared = self.rest(self.first(tokens, pooled))
         return self.heads(shared[..., None, :].expand(-1, -1, len(self.layout.tasks), -1))

@@ -14,11 +14,11 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.experts import Experts
 from infnet.layers.gather import RowIndex
 from infnet.layers.heads import TaskHeads
+from infnet.layers.inputs import InputTokens
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
 __all__ = ["STEM", "STEMConfig"]
@@ -112,9 +112,9 @@ class STEM(RankingModel):
         """One embedding for each task and one for all, side by side."""
         return (len(layout.tasks) + 1) * config.width
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        tokens, num_tasks = self.tokens(batch), len(self.layout.tasks)
+        num_tasks = len(self.layout.tasks)
         request = tokens.request
         if tokens.events is not None:
             request = torch.cat([request, tokens.events.means()], dim=1)

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from infnet.data.batch import RequestBatch
 from infnet.data.layout import Layout
 from infnet.layers.heads import TaskHeads
+from infnet.layers.inputs import InputTokens
 from infnet.layers.mlp import MLP
 from infnet.models.base import ModelConfig, RankingModel, register_model
 
@@ -81,12 +81,11 @@ class Wukong(RankingModel):
         self.layers = nn.Sequential(*(_InteractionLayer(n, config) for n in num_in))
         self.heads = TaskHeads(len(layout.tasks), num_out * config.width, config.head_hidden, dropout=config.dropout)
 
-    def forward(self, batch: RequestBatch) -> Tensor:
+    def score(self, tokens: InputTokens) -> Tensor:
         """Logits (R, N, T)."""
-        inputs = self.tokens(batch)
-        tokens = inputs.fields()
-        if inputs.events is not None:
-            pooled = inputs.events.means()[:, None].expand(-1, inputs.num_candidates, -1, -1)
-            tokens = torch.cat([tokens, pooled], dim=2)
-        shared = self.layers(tokens).flatten(2)
+        fields = tokens.fields()
+        if tokens.events is not None:
+            pooled = tokens.events.means()[:, None].expand(-1, tokens.num_candidates, -1, -1)
+            fields = torch.cat([fields, pooled], dim=2)
+        shared = self.layers(fields).flatten(2)
         return self.heads(shared[..., None, :].expand(-1, -1, len(self.layout.tasks), -1))
