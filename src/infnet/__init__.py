@@ -8,23 +8,31 @@ from infnet.data.sources.known import known_spec
 from infnet.errors import InfnetError, InputError
 from infnet.evaluation.ablation import ablate
 from infnet.evaluation.benchmark import benchmark
+from infnet.export.bundle import Bundle
+from infnet.export.exporter import export_run
 from infnet.models import INFNetConfig, build_model
 from infnet.schema import DatasetSpec, load_spec
+from infnet.serving.encoding import RankRequest
+from infnet.serving.ranker import Ranker
 from infnet.training.config import TrainConfig
 from infnet.training.run import Run
 
 __all__ = [
+    "Bundle",
     "Dataset",
     "DatasetSpec",
     "INFNetConfig",
     "InfnetError",
     "InputError",
+    "RankRequest",
+    "Ranker",
     "Run",
     "TrainConfig",
     "ablate",
     "benchmark",
     "build_model",
     "evaluate",
+    "export_run",
     "known_spec",
     "load_spec",
     "prepare",

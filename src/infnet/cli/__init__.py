@@ -15,8 +15,10 @@ from infnet.cli.data import data_app
 from infnet.cli.demo import demo_command
 from infnet.cli.evaluate import evaluate_command
 from infnet.cli.explain import explain_command
+from infnet.cli.export import export_command
 from infnet.cli.prepare import prepare_command
 from infnet.cli.profile import profile_command
+from infnet.cli.rank import rank_command
 from infnet.cli.train import train_command
 from infnet.cli.tune import tune_command
 from infnet.errors import InfnetError, InputError
@@ -25,7 +27,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="infnet",
-    help="INFNet: from interaction logs to a trained, evaluated multi-task ranker.",
+    help="INFNet: from interaction logs to a trained, evaluated, exported multi-task ranker.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -37,6 +39,8 @@ app.add_typer(data_app, name="data")
 app.command("prepare")(prepare_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
+app.command("rank")(rank_command)
 app.command("tune")(tune_command)
 app.command("benchmark")(benchmark_command)
 app.command("ablate")(ablate_command)

@@ -16,7 +16,9 @@ from infnet.evaluation.cost_figures import cost_figure, growth_figure
 from infnet.evaluation.figures import check_figures, save_figure
 from infnet.evaluation.growth import Growth, measure_growth
 from infnet.evaluation.profile import Profile, profile_models
+from infnet.export.bundle import Bundle
 from infnet.models.base import model_names
+from infnet.serving.profile import profile_bundle, profile_table
 from infnet.training.checkpoint import write_atomically
 from infnet.training.config import TrainConfig, load_config
 
@@ -24,6 +26,10 @@ __all__ = ["profile_command"]
 
 
 def profile_command(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="Directory that 'infnet export --out' wrote, to measure its requests.", show_default=False),
+    ] = None,
     *,
     dataset: Annotated[
         Path | None, typer.Option(help="Directory that 'infnet prepare --out' wrote.", show_default=False)
@@ -39,11 +45,14 @@ def profile_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="model.SETTING=VALUE or train.SETTING=VALUE; repeatable."),
     ] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Of a request.")] = 500,
+    candidates: Annotated[str, typer.Option(help="Of a request; of a bundle's, several with commas.")] = "500",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Same as --set train.batch_size=N.", show_default=False)
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.", show_default=False)] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="CPU threads; of a bundle's requests, several with commas.", show_default=False),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of each measurement; shown is the median.")] = 5,
     growth: Annotated[
         bool, typer.Option("--growth", help="How INFNet's cost grows with events and fields; needs no dataset.")
@@ -53,26 +62,36 @@ def profile_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure what models cost: parameters, operations, time per training step and per request, memory.
+    """Measure what a bundle's requests cost, or what models do: parameters, operations, times, memory.
+
+    Example: infnet profile bundle --candidates 100,500,2000 --threads 1,2
 
     Example: infnet profile --model infnet,shared_bottom --dataset data/kuairand --out profiles/kuairand
     """
+    sizes = _counts("--candidates", candidates)
+    num_threads = None if threads is None else _counts("--threads", threads)
+    if bundle is not None:
+        _profile_bundle(bundle, sizes, num_threads or [1], dataset is not None or growth or out is not None, as_json)
+        return
+    if len(sizes) > 1 or len(num_threads or [1]) > 1:
+        raise SpecError("profile: several --candidates or --threads go with a bundle; give one of each")
+    one_thread = num_threads[0] if num_threads else None
     if dataset is None and not growth:
         raise SpecError("profile: nothing to measure; give --dataset DIR, --growth, or both")
     if out is not None:
         check_figures()
     costs = None
     if dataset is not None:
-        configs = _configs(model, config, settings or [], batch_size, threads)
+        configs = _configs(model, config, settings or [], batch_size, one_thread)
         with Console(stderr=True).status("") as status:
             costs = profile_models(
                 Dataset.open(dataset),
                 configs,
-                num_candidates=candidates,
+                num_candidates=sizes[0],
                 repeats=repeats,
                 on_model=lambda name: status.update(f"measuring {name}"),
             )
-    curves = _growth(threads, repeats) if growth else None
+    curves = _growth(one_thread, repeats) if growth else None
     if out is not None:
         _write(out, costs, curves)
     if as_json:
@@ -82,6 +101,33 @@ def profile_command(
         Console().print(costs.as_table())
     if curves is not None:
         typer.echo(curves.as_markdown())
+
+
+def _counts(option: str, text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise SpecError(f"{option}: found '{text}', wanted numbers from 1 on with commas, such as 100,500")
+    return counts
+
+
+def _profile_bundle(bundle: Path, sizes: list[int], threads: list[int], has_more: bool, as_json: bool) -> None:
+    if has_more:
+        raise SpecError("profile: a bundle is measured by itself; leave out --dataset, --growth and --out")
+    manifest = Bundle.open(bundle).manifest
+    with Console(stderr=True).status("measuring requests"):
+        rows = profile_bundle(bundle, candidates=sizes, threads=threads)
+    if as_json:
+        typer.echo(json.dumps([row.model_dump() for row in rows]))
+        return
+    layout = manifest.layout
+    title = (
+        f"{manifest.name}, {manifest.model}, {manifest.backend}, {manifest.precision}: {layout.num_fields} fields, "
+        f"up to {layout.seq_len} events, {len(layout.tasks)} tasks"
+    )
+    Console().print(profile_table(title, rows))
 
 
 def _configs(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Encoder:
         self.vocabularies = tuple(vocabularies)
         self.timezone = timezone
         self._fitted = dict(fitted)
-        self._labels = dict(labels)
+        self._labels = labels
 
     @classmethod
     def build(cls, features: Sequence[Feature], fits: Mapping[str, Fit], timezone: str) -> Encoder:
@@ -68,9 +69,8 @@ class Encoder:
             table = listing.select(
                 "value", (pl.int_range(pl.len(), dtype=pl.Int32) + (first + NUM_RESERVED)).alias("row")
             )
-            is_listed = fits[members[0].name].counts is not None
             for feature in members:
-                fitted[feature.name] = Fitted(fits[feature.name].state, first, table if is_listed else None)
+                fitted[feature.name] = Fitted(fits[feature.name].state, first)
             labels[name] = table
             vocabularies.append(Vocabulary(name=name, first=first, size=table.height + NUM_RESERVED))
             first += vocabularies[-1].size
@@ -129,7 +129,12 @@ class Encoder:
 
     def encode_read(self, name: str, values: pl.Series) -> NDArray[np.int32] | NDArray[np.float32]:
         """As :meth:`encode`, for values that :meth:`read` (or the feature's own) gave."""
-        return self._feature(name).encode(values, self._fitted[name])
+        return self._feature(name).encode(values, self.fitted(name))
+
+    def fitted(self, name: str) -> Fitted:
+        """What a feature learnt, with its vocabulary."""
+        vocabulary = self._feature(name).vocabulary_name
+        return replace(self._fitted[name], listed=self._labels[vocabulary]) if vocabulary else self._fitted[name]
 
     def unknown(self, name: str) -> NDArray[np.int32] | NDArray[np.float32]:
         """The (width,) row of an entity that nobody knows."""
@@ -184,8 +189,8 @@ class Encoder:
             vocabularies, labels = _load_vocabularies(directory, features, described)
             fitted = {}
             for feature in features:
-                entry, name = described[feature.name], feature.vocabulary_name
-                fitted[feature.name] = Fitted(entry["state"], entry["first"], labels[name] if name else None)
+                entry = described[feature.name]
+                fitted[feature.name] = Fitted(entry["state"], entry["first"])
             timezone = next((entry["timezone"] for entry in described.values()), "UTC")
         except (OSError, ValueError, KeyError, TypeError, InfnetError, pl.exceptions.PolarsError) as error:
             raise ArtifactError(f"{path}: is no readable encoder ({error}); prepare the dataset again") from error
@@ -194,17 +199,37 @@ class Encoder:
 
 def _load_vocabularies(
     directory: Path, features: Sequence[Feature], described: Mapping[str, Any]
-) -> tuple[list[Vocabulary], dict[str, pl.DataFrame]]:
+) -> tuple[list[Vocabulary], Mapping[str, pl.DataFrame]]:
     found: dict[str, Vocabulary] = {}
     for feature in features:
         if (name := feature.vocabulary_name) is not None:
             entry = described[feature.name]
             found[name] = Vocabulary(name=name, first=entry["first"], size=entry["size"])
-    labels = {name: pl.read_parquet(directory / "vocabularies" / f"{name}.parquet") for name in found}
+    labels = _Labels({name: directory / "vocabularies" / f"{name}.parquet" for name in found})
     for name, vocabulary in found.items():
-        if labels[name].height != vocabulary.size - NUM_RESERVED:
-            raise ArtifactError(f"vocabulary '{name}' holds {labels[name].height} values, wanted {vocabulary.size - 2}")
+        height = pl.scan_parquet(labels.paths[name]).select(pl.len()).collect().item()
+        if height != vocabulary.size - NUM_RESERVED:
+            raise ArtifactError(f"vocabulary '{name}' holds {height} values, wanted {vocabulary.size - 2}")
     return sorted(found.values(), key=lambda v: v.first), labels
+
+
+class _Labels(Mapping[str, pl.DataFrame]):
+    """Vocabularies by name, each read when it is first asked for: that of all items may be large and never needed."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self.paths = dict(paths)
+        self._read: dict[str, pl.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pl.DataFrame:
+        if name not in self._read:
+            self._read[name] = pl.read_parquet(self.paths[name])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 def _by_vocabulary(features: Sequence[Feature]) -> list[list[Feature]]:

@@ -155,6 +155,7 @@ class Manifest(_Record):
     - ``users/keys.parquet``: column ``key`` (text), n_users - 1 rows; row i of the file is user index i + 1
     - ``users/ids.npy`` (n_users, id_width) int32, ``users/dense.npy`` (n_users, dense_width) float32; the same under
       ``items/``
+    - ``items/values/FEATURE.npy`` (n_items,) float64: what a candidate's feature reads of its item, such as its date
     - ``vocabularies/NAME.parquet``: columns ``value`` (text) and ``row`` (int32 row of the embedding table)
     - ``encoders.json``: per feature name the fitted state of its encoder (bucket edges, mean and std, ..)
     - ``history/BEHAVIOUR.starts.npy`` (n_users + 1,) int64: user u's events are ``starts[u]:starts[u + 1]``, oldest

@@ -24,7 +24,7 @@ from infnet.data.rows import WrittenRows, write_rows
 from infnet.data.seeds import Seeds, no_seeds, read_seeds
 from infnet.data.splits import SPLITS, SplitRule, day_of
 from infnet.data.summary import describe_tasks, entity_rows, summarise_splits
-from infnet.data.tables import fit_entities, fit_requests, write_entities, write_requests
+from infnet.data.tables import fit_entities, fit_requests, write_entities, write_item_values, write_requests
 from infnet.data.workspace import replacing
 from infnet.errors import DataError
 from infnet.schema import DatasetSpec
@@ -119,6 +119,7 @@ class _Preparation:
         with self._stage("encode"):
             write_entities(encoder, users, out / "users", spec.timezone)
             write_entities(encoder, items, out / "items", spec.timezone)
+            write_item_values(items, spec.features, out / "items", spec.timezone)
             write_requests(encoder, {name: written.values[name] for name in splits}, out)
             encoder.save(out)
         shutil.rmtree(staging)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from infnet.data.arrays import ArrayWriter, chunks, filled_array
 from infnet.data.encoders import Encoder, side_features
 from infnet.data.entities import Entities, index_values
-from infnet.data.log_columns import value_column
+from infnet.data.log_columns import raw_column, value_column
 from infnet.features import Feature, Fit, Side
 
-__all__ = ["fit_entities", "fit_requests", "write_entities", "write_requests"]
+__all__ = ["fit_entities", "fit_requests", "write_entities", "write_item_values", "write_requests"]
 
 _CHUNK = 500_000
 
@@ -111,6 +111,20 @@ def _places(features: Sequence[Feature]) -> dict[str, slice]:
         places[feature.name] = slice(at, at + feature.num_columns)
         at += feature.num_columns
     return places
+
+
+def write_item_values(items: Entities, features: Sequence[Feature], directory: Path, timezone: str) -> None:
+    """Write ``values/FEATURE.npy`` for features of a request that read a column of the item, NaN where missing."""
+    if items.request_values is None:
+        return
+    by_index = items.keys.select("index").join(items.request_values, on="index", how="left", maintain_order="left")
+    for feature in features:
+        name = raw_column(feature.source)
+        if feature.reads == "item" and name in by_index.columns:
+            value = feature.item_value(pl.col(name), by_index.schema[name], timezone).cast(pl.Float64)
+            found = by_index.select(value.fill_null(float("nan"))).to_series().to_numpy()
+            (directory / "values").mkdir(exist_ok=True)
+            np.save(directory / "values" / f"{feature.name}.npy", np.append(np.nan, found).astype("<f8"))
 
 
 def write_requests(encoder: Encoder, values: Mapping[str, Sequence[Path]], out: Path) -> None:

@@ -143,6 +143,16 @@ class Feature(BaseModel):
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
         """Values as :meth:`read` gives them -> (n, num_columns): int32 embedding rows, or float32 if dense."""
 
+    def item_value(self, raw: pl.Expr, dtype: pl.DataType, timezone: str) -> pl.Expr:
+        """The part of :meth:`read` that the item alone decides, as a number; of kinds that read an item's column."""
+        raise TypeError(f"kind '{self.kind}' reads no column of an item")
+
+    def encode_at(
+        self, item_values: NDArray[np.float64], time_ms: int, fitted: Fitted
+    ) -> NDArray[np.int32] | NDArray[np.float32]:
+        """As :meth:`encode`, from what :meth:`item_value` gave (n,), NaN where missing, and the request's time."""
+        raise TypeError(f"kind '{self.kind}' reads no column of an item")
+
 
 def require_scalar(dtype: pl.DataType) -> None:
     """Raise a ``SpecError`` for lists, structs and bytes, of which Polars would only notice when it meets a value."""

@@ -108,7 +108,11 @@ class AgeFeature(Feature):
 
     def read(self, raw: pl.Expr, dtype: pl.DataType, clock: Clock) -> pl.Expr:
         """Age in days, Float64; negative where the date lies ahead."""
-        return (clock.time - as_time_ms(raw, dtype, clock.timezone)) / _DAY_MS
+        return (clock.time - self.item_value(raw, dtype, clock.timezone)) / _DAY_MS
+
+    def item_value(self, raw: pl.Expr, dtype: pl.DataType, timezone: str) -> pl.Expr:
+        """The item's date in ms since 1970."""
+        return as_time_ms(raw, dtype, timezone)
 
     def complaint(self, raw: Any) -> str:
         """Found and wanted."""
@@ -122,7 +126,15 @@ class AgeFeature(Feature):
 
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
         """Embedding rows (n, 1)."""
-        days = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return self._rows(values.cast(pl.Float64).fill_null(float("nan")).to_numpy(), fitted)
+
+    def encode_at(
+        self, item_values: NDArray[np.float64], time_ms: int, fitted: Fitted
+    ) -> NDArray[np.int32] | NDArray[np.float32]:
+        """Embedding rows (n, 1) of items with these dates."""
+        return self._rows((time_ms - item_values) / _DAY_MS, fitted)
+
+    def _rows(self, days: NDArray[np.float64], fitted: Fitted) -> NDArray[np.int32]:
         return bucket_rows(days, np.array(fitted.state["edges"]), fitted.first)[:, None]
 
     def _edges(self) -> NDArray[np.float64]:

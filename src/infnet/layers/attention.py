@@ -247,7 +247,7 @@ def project(read: Sequence[Tensor], arrows: Sequence[Arrow]) -> Tensor:
     by_level: dict[tuple[bool, bool], list[tuple[Tensor, Tensor]]] = {}
     for part, arrow in zip(read, arrows, strict=True):
         heads = part.unflatten(2, (-1, arrow.num_heads)).flatten(3)
-        level = (part.shape[0] == 1, part.shape[1] == 1)
+        level = (bool(part.shape[0] == 1), bool(part.shape[1] == 1))
         by_level.setdefault(level, []).append((heads, arrow.value_map()))
     products = [
         torch.cat([heads for heads, _ in pairs], dim=-1) @ torch.cat([values for _, values in pairs])

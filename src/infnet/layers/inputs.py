@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -34,9 +35,8 @@ class InputTokens:
     """(R, N) row of ``item`` of each candidate."""
     events: EventSequence | None
     """Histories; None for a dataset without behaviours."""
-    _embedded: Tensor = field(repr=False)
-    _item_ids: Tensor = field(repr=False)
-    _event_tokens: EventTokens | None = field(repr=False)
+    make_targets: Callable[[], Tensor] | None = field(repr=False)
+    """Gives :attr:`targets`, for models that ask; None for a dataset without behaviours."""
 
     @property
     def num_requests(self) -> int:
@@ -57,8 +57,8 @@ class InputTokens:
     @cached_property
     def targets(self) -> Tensor:
         """Each distinct candidate item as it would stand in each history: (F, J, d), before position and gap."""
-        assert self._event_tokens is not None
-        return self._event_tokens.of_items(self._embedded, self._item_ids)
+        assert self.make_targets is not None
+        return self.make_targets()
 
     def targets_of_candidates(self) -> Tensor:
         """The same for each candidate: (R, N, F, d)."""
@@ -108,9 +108,7 @@ class Inputs(nn.Module):
             own=self.candidate(embedded, batch.candidate).unflatten(0, batch.present.shape),
             candidates=RowIndex(batch.candidate_item, item.shape[0]),
             events=None if self.events is None else self.events(embedded, batch),
-            _embedded=embedded,
-            _item_ids=batch.item.ids,
-            _event_tokens=self.events,
+            make_targets=None if self.events is None else partial(self.events.of_items, embedded, batch.item.ids),
         )
 
 

@@ -1,0 +1,71 @@
+"""``infnet export``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infnet.export.bundle import Bundle
+from infnet.export.exporter import export_run
+from infnet.training.run import Run
+
+__all__ = ["export_command"]
+
+
+class Quantize(StrEnum):
+    """Of tables."""
+
+    INT8 = "int8"
+    BF16 = "bf16"
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Directory that 'infnet train --out' wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to make; an older bundle is replaced.", show_default=False)],
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(help="Keep tables in int8 with a scale per vector, or in bf16.", show_default=False),
+    ] = None,
+    int8_dense: Annotated[
+        bool, typer.Option("--int8-dense", help="Turn products with weights into int8 ones, too.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the dataset is, if it has moved since training.", show_default=False)
+    ] = None,
+) -> None:
+    """Turn a run into a bundle that ranks: tables of items, encoders, a graph, all checked against the model.
+
+    Example: infnet export runs/first --out bundle
+    """
+    with Console(stderr=True).status("") as status:
+        bundle = export_run(
+            Run.load(run),
+            out,
+            precision="float32" if quantize is None else quantize.value,
+            int8_dense=int8_dense,
+            data=data,
+            on_stage=status.update,
+        )
+    typer.echo(_summary(bundle))
+    typer.echo(f"Next: infnet rank {out} --user ID --items FILE")
+
+
+def _summary(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    size = sum(record.size for record in manifest.files.values())
+    agreement = ", ".join(f"{name} {value:.1e}" for name, value in manifest.parity.items())
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in manifest.request_ms.items())
+    what = f"{manifest.model}, version {manifest.version}, {size / 1e6:,.1f} MB, tables in {manifest.precision}"
+    lines = [
+        f"{bundle.path}: {what}",
+        f"Largest difference to the model in float32, of the largest logit: {agreement}",
+        f"One request of 500 candidates, one thread: {times}; {manifest.backend} is the default",
+    ]
+    if manifest.loss:
+        costs = ", ".join(f"{task} {value:+.5f}" for task, value in manifest.loss.items())
+        lines.append(f"Validation AUC that compression costs: {costs}")
+    return "\n".join(lines)

@@ -1,0 +1,300 @@
+"""A bundle: the one directory that crosses from training to serving. Loading one executes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file
+
+from infnet.data.dataset import History
+from infnet.data.encoders import Encoder
+from infnet.data.layout import Layout
+from infnet.errors import ArtifactError, SpecError
+from infnet.export.engine import Engine, EngineTables
+from infnet.export.folded import FoldedINFNet
+from infnet.export.graph import Backend, OnnxBackend, TorchBackend
+from infnet.export.keys import KeyIndex
+from infnet.export.networks import GeneralNetwork, ServingNetwork
+from infnet.export.tables import Precision, Table, open_array
+from infnet.models.base import RankingModel, build_model
+from infnet.models.infnet import INFNet
+from infnet.training.checkpoint import load_checkpoint, load_parameters
+
+__all__ = [
+    "BUNDLE_VERSION",
+    "MANIFEST",
+    "BackendName",
+    "Bundle",
+    "BundleManifest",
+    "FileRecord",
+    "serving_network",
+    "sha256_of",
+    "table_precision",
+]
+
+BUNDLE_VERSION = 1
+MANIFEST = "bundle.json"
+BackendName = Literal["onnx", "torch"]
+
+_SMALL = 64 * 2**20
+"""Bytes of a file up to which every opening reads it to check its contents."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileRecord(_Record):
+    """What a file has to be."""
+
+    size: int
+    sha256: str
+
+
+class BundleManifest(_Record):
+    """``bundle.json``.
+
+    Beside it lie:
+
+    - ``spec.yaml``; ``encoder/encoders.json`` and ``encoder/vocabularies/NAME.parquet``: raw values to ids
+    - ``model.safetensors``: all parameters but the embedding table; ``serving.safetensors``: those the engine needs
+    - ``whole.onnx`` and ``padded.onnx``: the graph without and with masks for histories of different lengths
+    - ``tables/``: ``embedding``, ``tokens``, ``events`` and those that the network names (:class:`EngineTables`)
+    - ``items/keys.npy`` and ``users/keys.npy`` (:class:`KeyIndex`); ``items/values/FEATURE.npy``; ``users/ids.npy`` and
+      ``users/dense.npy``; ``history/BEHAVIOUR.*.npy``, each user's last events when the dataset ended
+    """
+
+    format_version: int
+    package_version: str
+    name: str
+    """Of the dataset."""
+    model: str
+    settings: dict[str, Any]
+    layout: Layout
+    num_users: int
+    num_items: int
+    """Both with the unknown one."""
+    item_tables: tuple[str, ...]
+    """What the network reads of an item beside its tokens, in its order."""
+    reads_targets: bool
+    """Whether it reads candidates' items as events."""
+    precision: Precision
+    int8_dense: bool
+    """Whether the graphs' products with weights are int8."""
+    fingerprint: str
+    """Of the dataset."""
+    run: dict[str, Any]
+    """Seed, versions, and validation metrics of the run it was made from."""
+    parity: dict[str, float]
+    """Per back end, the largest difference to the training model over the largest logit, both in float32."""
+    loss: dict[str, float]
+    """Per binary task, validation AUC that compression costs; empty without compression."""
+    request_ms: dict[str, float]
+    """Per back end, milliseconds of one request of 500 candidates on one thread where the bundle was made."""
+    backend: BackendName
+    """The faster one."""
+    files: dict[str, FileRecord]
+
+    @property
+    def version(self) -> str:
+        """Names this bundle's contents."""
+        text = "".join(f"{name}{record.sha256}" for name, record in sorted(self.files.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Bundle:
+    """A bundle, opened by memory map.
+
+    Attributes:
+        path: The directory.
+        manifest: Its description.
+        users, items: From keys to indices.
+    """
+
+    def __init__(self, path: Path, manifest: BundleManifest) -> None:
+        self.path, self.manifest = path, manifest
+        self.users = self._keys("users")
+        self.items = self._keys("items")
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: Literal["quick", "full"] = "quick") -> Bundle:
+        """Open a bundle.
+
+        Args:
+            path: The directory.
+            verify: ``quick`` checks that every file is there in its size, and the contents of those up to 64 MiB;
+                ``full`` reads everything.
+
+        Raises:
+            ArtifactError: It is no bundle, is damaged, or another version of this package wrote it.
+        """
+        path = Path(path)
+        file = path / MANIFEST
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: is no bundle ({MANIFEST}: {error.strerror}); make one with 'infnet export'"
+            ) from error
+        try:
+            manifest = BundleManifest.model_validate_json(text)
+        except ValidationError as error:
+            found = _version_of(text)
+            if found is not None and found != BUNDLE_VERSION:
+                raise _wrong_version(path, found) from error
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise ArtifactError(f"{file}: {where} is damaged ({first['msg']}); export the run again") from error
+        if manifest.format_version != BUNDLE_VERSION:
+            raise _wrong_version(path, manifest.format_version)
+        for name, record in manifest.files.items():
+            _check_file(path / name, record, reads=verify == "full" or record.size <= _SMALL)
+        return cls(path, manifest)
+
+    @property
+    def layout(self) -> Layout:
+        """Of the dataset, with histories as long as the model saw them."""
+        return self.manifest.layout
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Raw values to embedding rows."""
+        return Encoder.load(self.path / "encoder")
+
+    @cached_property
+    def user_features(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Ids (num_users, id_width) and dense values (num_users, dense_width); row 0 is the unknown user."""
+        shape, layout = self.manifest.num_users, self.layout
+        ids = self._array("users/ids.npy", np.int32, (shape, layout.id_width("user")))
+        return ids, self._array("users/dense.npy", np.float32, (shape, layout.dense_width("user")))
+
+    @cached_property
+    def histories(self) -> tuple[History, ...]:
+        """Per behaviour each user's last events, oldest first."""
+        found = []
+        for behaviour in self.layout.behaviours:
+            starts = self._array(f"history/{behaviour.name}.starts.npy", np.int64, (self.manifest.num_users + 1,))
+            shape = (int(starts[-1]),)
+            items = self._array(f"history/{behaviour.name}.items.npy", np.int32, shape)
+            times = self._array(f"history/{behaviour.name}.times.npy", np.int64, shape)
+            found.append(History(starts, items, times))
+        return tuple(found)
+
+    def item_values(self, feature: str) -> NDArray[np.float64] | None:
+        """(num_items,) what a candidate's feature reads of its item; None if it reads the request alone."""
+        name = f"items/values/{feature}.npy"
+        if name not in self.manifest.files:
+            return None
+        return self._array(name, np.float64, (self.manifest.num_items,))
+
+    def load_model(self) -> RankingModel:
+        """The model in evaluation mode, without its embedding table (one row stands in for it)."""
+        manifest, path = self.manifest, self.path / "model.safetensors"
+        model = build_model(manifest.model, self.layout.model_copy(update={"num_rows": 1}), manifest.settings)
+        checkpoint = load_checkpoint(path)
+        checkpoint.tensors["embedding.weight"] = model.embedding.weight.detach()
+        load_parameters(model, checkpoint, path)
+        return model.eval()
+
+    def engine(self, backend: BackendName | None = None, *, threads: int = 1) -> Engine:
+        """What scores encoded requests.
+
+        Args:
+            backend: The manifest's by default.
+            threads: Of one request, in ONNX Runtime; PyTorch has its own, process-wide setting.
+        """
+        return Engine(self.layout, self.engine_tables, self._backend(backend or self.manifest.backend, threads))
+
+    def _backend(self, name: BackendName, threads: int) -> Backend:
+        if name == "torch":
+            model = self.load_model()
+            return TorchBackend(serving_network(model, padded=False), serving_network(model, padded=True))
+        if name != "onnx":
+            raise SpecError(f"backend is '{name}', wanted onnx or torch")
+        whole, padded = ((self.path / f"{kind}.onnx").read_bytes() for kind in ("whole", "padded"))
+        return OnnxBackend(whole, padded, threads)
+
+    @cached_property
+    def engine_tables(self) -> EngineTables:
+        """What the engine reads row by row."""
+        manifest, directory = self.manifest, self.path / "tables"
+        dense: dict[str, NDArray[np.float32]] = load_file(self.path / "serving.safetensors")
+        precision = manifest.precision
+        return EngineTables(
+            embedding=Table.open(directory / "embedding", precision),
+            tokens=Table.open(directory / "tokens", precision),
+            events=Table.open(directory / "events", precision) if self.layout.behaviours else None,
+            items={
+                name: Table.open(directory / name, table_precision(name, precision)) for name in manifest.item_tables
+            },
+            reads_targets=manifest.reads_targets,
+            dense=dense,
+        )
+
+    def _keys(self, side: str) -> KeyIndex:
+        keys: Any = open_array(self.path / side / "keys.npy")
+        return KeyIndex(keys)
+
+    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        array = open_array(self.path / name)
+        if array.dtype != dtype or array.shape != shape:
+            raise ArtifactError(
+                f"{self.path / name}: holds {array.dtype} {array.shape}, wanted {np.dtype(dtype)} {shape}; "
+                "export the run again"
+            )
+        return array
+
+
+def serving_network(model: RankingModel, *, padded: bool) -> ServingNetwork:
+    """The network that serves a model.
+
+    Raises:
+        SpecError: There is none for it.
+    """
+    return FoldedINFNet(model, padded=padded) if isinstance(model, INFNet) else GeneralNetwork(model, padded=padded)
+
+
+def table_precision(name: str, precision: Precision) -> Precision:
+    """How a table is kept in a bundle of some precision: the masses of softmaxes are few, and exact."""
+    return "float32" if name == "mass" else precision
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, record: FileRecord, *, reads: bool) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ArtifactError(f"{path}: is missing; copy the bundle again, or export the run again") from error
+    if size != record.size:
+        raise ArtifactError(f"{path}: has {size} bytes, wanted {record.size}; copy the bundle again, or export again")
+    if reads and sha256_of(path) != record.sha256:
+        raise ArtifactError(f"{path}: its contents do not match its checksum; copy the bundle again, or export again")
+
+
+def _version_of(text: bytes) -> int | None:
+    try:
+        version = json.loads(text).get("format_version")
+    except (ValueError, AttributeError):
+        return None
+    return version if isinstance(version, int) else None
+
+
+def _wrong_version(path: Path, found: int) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: is a bundle of format {found}, this package reads format {BUNDLE_VERSION}; "
+        "export the run again with this version, or install the one that wrote it"
+    )

@@ -1,0 +1,180 @@
+"""Writing a serving network as an ONNX graph, and running it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infnet.errors import SpecError
+from infnet.export.networks import ServingNetwork
+from infnet.layers.table_read import plain_reads
+
+__all__ = ["Backend", "GraphInputs", "OnnxBackend", "TorchBackend", "quantize_dense", "require_runtime", "write_graph"]
+
+_MOST = 2**30
+
+
+@dataclass(frozen=True)
+class GraphInputs:
+    """See :meth:`infnet.export.networks.ServingNetwork.forward` for shapes."""
+
+    request: NDArray[np.float32]
+    fields: NDArray[np.float32]
+    tables: Sequence[NDArray[np.float32]]
+    events: Sequence[NDArray[np.float32]]
+    present: Sequence[NDArray[np.float32]]
+    padded: bool
+    """Whether some histories are shorter than others, or empty."""
+
+
+class Backend(Protocol):
+    """Computes logits (R, N, T)."""
+
+    def run(self, inputs: GraphInputs) -> NDArray[np.float32]:
+        """Safe to call from several threads."""
+
+
+class TorchBackend:
+    """The network itself."""
+
+    def __init__(self, whole: ServingNetwork, padded: ServingNetwork) -> None:
+        self._whole, self._padded = whole, padded
+
+    def run(self, inputs: GraphInputs) -> NDArray[np.float32]:
+        """Logits (R, N, T)."""
+        network = self._padded if inputs.padded else self._whole
+        with torch.inference_mode():
+            logits: torch.Tensor = network(
+                torch.from_numpy(inputs.request),
+                torch.from_numpy(inputs.fields),
+                *([torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)),
+            )
+        return logits.numpy()
+
+
+class OnnxBackend:
+    """Its graphs in ONNX Runtime.
+
+    Args:
+        whole, padded: The graphs' bytes.
+        threads: Of one request.
+    """
+
+    def __init__(self, whole: bytes, padded: bytes, threads: int = 1) -> None:
+        runtime = require_runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._whole, self._padded = (
+            runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]) for graph in (whole, padded)
+        )
+        self._names = [{entry.name for entry in session.get_inputs()} for session in (self._whole, self._padded)]
+
+    def run(self, inputs: GraphInputs) -> NDArray[np.float32]:
+        """Logits (R, N, T)."""
+        session, names = (self._padded if inputs.padded else self._whole), self._names[inputs.padded]
+        feed = {name: value for name, value in _named(inputs) if name in names}  # a graph drops what it never reads
+        logits: NDArray[np.float32] = session.run(None, feed)[0]
+        return logits
+
+
+def require_runtime() -> ModuleType:
+    """ONNX Runtime.
+
+    Raises:
+        SpecError: It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise SpecError(
+            "onnxruntime is not installed; run pip install 'infnet[serve]', or choose backend torch"
+        ) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> None:
+    """Write a network as a graph with dynamic requests, candidates and histories.
+
+    Args:
+        network: To be traced.
+        inputs: An example of at least two requests, candidates and events.
+        path: Of the file.
+
+    Raises:
+        SpecError: The exporter is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SpecError(f"{error.name} is not installed; run pip install 'infnet[export]'") from error
+    # Traced as "at least two", which never asks whether there is one; run, the products hold for one as well.
+    requests, candidates = (torch.export.Dim(name, min=2, max=_MOST) for name in ("requests", "candidates"))
+    lengths = [torch.export.Dim(f"length{i}", min=2, max=_MOST) for i in range(len(inputs.events))]
+    shapes = (
+        {0: requests},
+        {0: requests, 1: candidates},
+        [{0: requests, 1: candidates} for _ in inputs.tables],
+        [{0: requests, 1: length} for length in lengths],
+        [{0: requests, 1: length} for length in lengths],
+    )
+    example = (
+        torch.from_numpy(inputs.request),
+        torch.from_numpy(inputs.fields),
+        *([torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)),
+    )
+    with _quiet(), torch.no_grad(), plain_reads():
+        torch.onnx.export(
+            network,
+            example,
+            path,
+            input_names=[name for name, _ in _named(inputs)],
+            output_names=["logits"],
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def quantize_dense(path: Path) -> None:
+    """Turn a graph's products with weights into int8 products; their inputs are quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(path, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+
+
+def _named(inputs: GraphInputs) -> list[tuple[str, NDArray[np.float32]]]:
+    lists = {"table": inputs.tables, "events": inputs.events, "present": inputs.present}
+    return [
+        ("request", inputs.request),
+        ("fields", inputs.fields),
+        *((f"{name}{i}", each) for name, part in lists.items() for i, each in enumerate(part)),
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk a lot."""
+    was = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(was)

@@ -1,0 +1,1 @@
+"""Serving: requests as callers have them, answered from a bundle."""
