@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,7 +30,7 @@ from infnet.training.schedule import Schedule
 from infnet.training.state import TrainState
 from infnet.training.step import Stepper
 
-__all__ = ["ModelCost", "count_flops", "measure_cost", "peak_mb_of", "request_rows", "seconds_of"]
+__all__ = ["ModelCost", "count_flops", "count_products", "measure_cost", "peak_mb_of", "request_rows", "seconds_of"]
 
 _CPU = torch.device("cpu")
 _STEPS, _REQUESTS, _SCORED_BATCHES = 4, 10, 2
@@ -136,14 +137,19 @@ def measure_cost(
 
 
 def count_flops(model: RankingModel, batch: RequestBatch) -> int:
-    """Floating-point operations of the matrix products in one forward pass, a multiply-add counting two.
+    """Floating-point operations of the matrix products in one forward pass; see :func:`count_products`."""
+    return count_products(model, lambda: model(batch))
+
+
+def count_products(module: nn.Module, run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products while ``run`` runs ``module``, a multiply-add counting two.
 
     Counted by PyTorch's dispatcher as they happen. Softmax, activations, norms, pooling and other elementwise work,
     embedding lookups, products of a matrix with a single vector and ``nn.LSTM`` (not ``nn.GRU``) are not counted.
     Fused attention kernels, which the counter cannot see into, are off meanwhile; they do the same products.
     """
-    was_training = model.training
-    model.eval()
+    was_training = module.training
+    module.eval()
     try:
         # With gradients on, PyTorch's modules keep to operators that the counter knows.
         with (
@@ -152,9 +158,9 @@ def count_flops(model: RankingModel, batch: RequestBatch) -> int:
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
         ):
-            model(batch)
+            run()
     finally:
-        model.train(was_training)
+        module.train(was_training)
     return int(counter.get_total_flops())
 
 

@@ -65,7 +65,7 @@ class BundleManifest(_Record):
 
     - ``spec.yaml``; ``encoder/encoders.json`` and ``encoder/vocabularies/NAME.parquet``: raw values to ids
     - ``model.safetensors``: all parameters but the embedding table; ``serving.safetensors``: those the engine needs
-    - ``whole.onnx`` and ``padded.onnx``: the graph without and with masks for histories of different lengths
+    - ``whole.onnx`` and ``padded.onnx``: the graph for one request, and for several with padded histories
     - ``tables/``: ``embedding``, ``tokens``, ``events`` and those that the network names (:class:`EngineTables`)
     - ``items/keys.npy`` and ``users/keys.npy`` (:class:`KeyIndex`); ``items/values/FEATURE.npy``; ``users/ids.npy`` and
       ``users/dense.npy``; ``history/BEHAVIOUR.*.npy``, each user's last events when the dataset ended

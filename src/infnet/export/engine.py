@@ -95,18 +95,19 @@ class Engine:
         for index, each in enumerate(items):
             rows[index, : len(each)] = each
         fields = self.tables.tokens.take(rows)
+        own = np.zeros((len(requests), num, self._own.num_tokens, fields.shape[3]), np.float32)
         if self._own.num_tokens:
             for index, request in enumerate(requests):
                 ids = request.candidate.ids[candidates]
-                own = self._own.tokens(ids, request.candidate.dense[candidates])
-                fields[index, : len(ids), -self._own.num_tokens :] = own
-        events, present, padded = self._events(requests)
+                own[index, : len(ids)] = self._own.tokens(ids, request.candidate.dense[candidates])
+            fields[:, :, -self._own.num_tokens :] = own
+        events, present = self._events(requests)
         of_item = [table.take(rows) for table in self.tables.items.values()]
         if self.tables.reads_targets:
             of_item.append(self._targets(rows))
         ids = np.stack([np.concatenate([r.user.ids, r.context.ids]) for r in requests])
         dense = np.stack([np.concatenate([r.user.dense, r.context.dense]) for r in requests])
-        return GraphInputs(self._request.tokens(ids, dense), fields, of_item, events, present, padded)
+        return GraphInputs(self._request.tokens(ids, dense), fields, own, of_item, events, present)
 
     def _one(self, request: EncodedRequest) -> NDArray[np.float32]:
         num = len(request.items)
@@ -138,11 +139,11 @@ class Engine:
 
     def _events(
         self, requests: Sequence[EncodedRequest]
-    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], bool]:
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         if self.tables.events is None:
-            return [], [], False
+            return [], []
         num_kinds, width = self.tables.events.shape[1:]
-        tokens, here, padded = [], [], False
+        tokens, here = [], []
         for a in range(len(self.layout.behaviours)):
             counts = np.array([len(request.histories[a]) for request in requests])
             items = np.concatenate([request.histories[a] for request in requests])
@@ -157,11 +158,11 @@ class Engine:
             if is_here.all():
                 filled = flat.reshape(len(requests), longest, width)
             else:
-                padded, filled = True, np.zeros((len(requests), longest, width), np.float32)
+                filled = np.zeros((len(requests), longest, width), np.float32)
                 filled[is_here] = flat
             tokens.append(filled)
             here.append(is_here.astype(np.float32))
-        return tokens, here, padded
+        return tokens, here
 
     def _targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         assert self.tables.events is not None

@@ -206,27 +206,31 @@ class _Export:
         )
 
     def _write_graphs(self, bundle: Bundle) -> None:
-        # Two of everything at least: what is one while it is traced stays one.
-        tables, (num_own, num_rows) = bundle.engine_tables, (2, 3)
-        width = tables.tokens.shape[2]
+        # Two of everything that is dynamic: what is one while it is traced stays one.
+        for name, num_requests in (("whole", 1), ("padded", 2)):
+            network = serving_network(self._model, padded=num_requests > 1)
+            write_graph(network, self._blank(bundle, num_requests), self._directory / f"{name}.onnx")
+
+    def _blank(self, bundle: Bundle, num_requests: int) -> GraphInputs:
+        """Zeros in the shapes of a request."""
+        tables, behaviours = bundle.engine_tables, self._model.layout.behaviours
+        num_request, num_item, num_own = self._model.inputs.num_tokens
+        width, leading = tables.tokens.shape[2], (num_requests, 3)
         shapes = [table.shape[1:] for table in tables.items.values()]
         if tables.reads_targets:
-            shapes.append((len(self._model.layout.behaviours), width))
-        lengths = [2 + index for index in range(len(self._model.layout.behaviours))]
+            shapes.append((len(behaviours), width))
 
         def zeros(*shape: int) -> NDArray[np.float32]:
             return np.zeros(shape, np.float32)
 
-        example = GraphInputs(
-            request=zeros(num_own, self._model.inputs.num_tokens[0], width),
-            fields=zeros(num_own, num_rows, *tables.tokens.shape[1:]),
-            tables=[zeros(num_own, num_rows, *shape) for shape in shapes],
-            events=[zeros(num_own, length, width) for length in lengths],
-            present=[zeros(num_own, length) for length in lengths],
-            padded=True,
+        return GraphInputs(
+            request=zeros(num_requests, num_request, width),
+            fields=zeros(*leading, num_item + num_own, width),
+            own=zeros(*leading, num_own, width),
+            tables=[zeros(*leading, *shape) for shape in shapes],
+            events=[zeros(num_requests, 2 + index, width) for index in range(len(behaviours))],
+            present=[zeros(num_requests, 2 + index) for index in range(len(behaviours))],
         )
-        for name, padded in (("whole", False), ("padded", True)):
-            write_graph(serving_network(self._model, padded=padded), example, self._directory / f"{name}.onnx")
 
     def _compressed(self, manifest: BundleManifest) -> Bundle:
         shutil.rmtree(self._directory / "tables")

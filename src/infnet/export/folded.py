@@ -7,6 +7,7 @@ tables: its tokens, its part of phi_cat's first layer, and what the learned quer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from infnet.errors import SpecError
 from infnet.export.networks import ServingNetwork
 from infnet.layers.attention import CrossAttention, TokenSet, fold
 from infnet.layers.flows import FlowBlock, FlowState
+from infnet.layers.gate import apply_gate, repeated
 from infnet.models.infnet import INFNet
 
 __all__ = ["FoldedINFNet"]
@@ -52,13 +54,13 @@ class FoldedINFNet(ServingNetwork):
         self,
         request: Tensor,
         fields: Tensor,
+        own: Tensor,
         tables: Sequence[Tensor],
         events: Sequence[Tensor],
         present: Sequence[Tensor],
     ) -> Tensor:
         """Logits (R, N, T)."""
         model, of_item = self.model, dict(zip(self.item_tables, tables, strict=True))
-        own = fields[:, :, self.num_item_tokens :]
         field_tokens = _Fields(request, fields)
         first: TokenSet = field_tokens
         if "reads" in of_item:
@@ -120,13 +122,13 @@ class _History:
         if gate is not None and gate.shape[1] == 1:
             tokens = tokens * gate[:, 0]  # few events are cheaper to gate than many queries
         elif gate is not None:
-            queries, after = [q * gate for q in queries], gate
-        rows = [q.expand(tokens.shape[0], -1, -1, -1).flatten(1, 2) for q in queries]
-        logits = torch.cat(rows, dim=1) @ tokens.mT
+            queries, after = [apply_gate(q, gate) for q in queries], gate
+        rows = [_expanded(q, tokens.shape[0], 1).flatten(1, 2) for q in queries]
+        logits = _joined(rows, dim=1) @ tokens.mT
         read = (logits if self._bias is None else logits + self._bias).softmax(dim=-1) @ tokens
-        parts = read.split([part.shape[1] for part in rows], dim=1)
+        parts = _split(read, [part.shape[1] for part in rows], dim=1)
         found = [part.unflatten(1, q.shape[1:3]) for part, q in zip(parts, queries, strict=True)]
-        return found if after is None else [part * after for part in found]
+        return found if after is None else [apply_gate(part, after) for part in found]
 
 
 class _Fields:
@@ -139,18 +141,16 @@ class _Fields:
         """(R or 1, a, q, d) each -> (R, N, q, d)."""
         num_requests, num_candidates = self.candidate.shape[:2]
         sizes = [q.shape[2] for q in queries]
-        stacked = torch.cat([q.expand(num_requests, num_candidates, -1, -1) for q in queries], dim=2)
-        gates = None if gate is None else _repeated(gate.squeeze(2), sum(sizes))
-        stacked = _scaled(stacked, gates)
+        stacked = _joined([_expanded(q, num_requests, num_candidates) for q in queries], dim=2)
+        stacked = stacked if gate is None else apply_gate(stacked, gate)
         of_request = (stacked.flatten(1, 2) @ self.request.mT).unflatten(1, stacked.shape[1:3])
         logits = torch.cat([of_request, stacked @ self.candidate.mT], dim=-1)
         on_request, on_candidate = logits.softmax(dim=-1).split(
             [self.request.shape[1], self.candidate.shape[2]], dim=-1
         )
-        read = (on_request.flatten(1, 2) @ self.request).unflatten(
-            1, stacked.shape[1:3]
-        ) + on_candidate @ self.candidate
-        return list(_scaled(read, gates).split(sizes, dim=2))
+        of_request = (on_request.flatten(1, 2) @ self.request).unflatten(1, stacked.shape[1:3])
+        read = of_request + on_candidate @ self.candidate
+        return _split(read if gate is None else apply_gate(read, gate), sizes, dim=2)
 
 
 class _FirstFields:
@@ -184,37 +184,37 @@ class _FirstFields:
         of_request = logits.logsumexp(dim=-1)[:, None].expand(-1, self.mass.shape[1], -1)
         own = self.own.unbind(dim=2)
         masses = [of_request, self.mass, *(each @ constant.T for each in own)]  # (R, N, q) each
-        top = torch.stack(masses).amax(dim=0) if len(masses) > 3 else _largest(masses)
+        top = reduce(torch.maximum, masses)
         parts = [(mass - top).exp() for mass in masses]
         total = sum(parts[1:], parts[0])
         shares = [part / total for part in parts]
         apart = torch.eye(num_queries)[:, :, None] * on_request[:, :, None]  # (R, q, q, d)
         read = shares[0] @ apart.flatten(2) + _spread(shares[1], width) * self.reads.flatten(2)
         for share, each in zip(shares[2:], own, strict=True):
-            read = read + _spread(share, width) * _repeated(each, num_queries)
-        return list(read.unflatten(-1, constant.shape).split([q.shape[2] for q in queries], dim=2))
-
-
-# Products with constant zeros and ones: runtimes multiply matrices faster than they broadcast over short rows.
-
-
-def _largest(values: Sequence[Tensor]) -> Tensor:
-    top = values[0]
-    for each in values[1:]:
-        top = torch.maximum(top, each)
-    return top
+            read = read + _spread(share, width) * repeated(each, num_queries)
+        return _split(read.unflatten(-1, constant.shape), [q.shape[2] for q in queries], dim=2)
 
 
 def _spread(values: Tensor, width: int) -> Tensor:
-    """(..., q) -> (..., q * width), each value ``width`` times."""
+    """(..., q) -> (..., q * width), each value ``width`` times; as a product, like :func:`repeated`."""
     return values @ torch.eye(values.shape[-1]).repeat_interleave(width, dim=1)
 
 
-def _repeated(vectors: Tensor, times: int) -> Tensor:
-    """(..., d) -> (..., times * d)."""
-    return vectors @ torch.eye(vectors.shape[-1]).repeat(1, times)
+# What follows leaves out what would change nothing, since a runtime copies for it all the same.
 
 
-def _scaled(tokens: Tensor, gates: Tensor | None) -> Tensor:
-    """Tokens (R, N, q, d) times gates (R, a, q * d)."""
-    return tokens if gates is None else (tokens.flatten(2) * gates).unflatten(-1, tokens.shape[2:])
+def _expanded(queries: Tensor, num_requests: int, num_candidates: int) -> Tensor:
+    """(R or 1, a or 1, q, d) -> (R, a, q, d)."""
+    sizes = [
+        wanted if has == 1 and wanted != 1 else -1
+        for has, wanted in zip(queries.shape[:2], (num_requests, num_candidates), strict=True)
+    ]
+    return queries if sizes == [-1, -1] else queries.expand(*sizes, -1, -1)
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim=dim)
+
+
+def _split(tensor: Tensor, sizes: Sequence[int], dim: int) -> list[Tensor]:
+    return [tensor] if len(sizes) == 1 else list(tensor.split([*sizes], dim=dim))

@@ -31,11 +31,10 @@ class GraphInputs:
 
     request: NDArray[np.float32]
     fields: NDArray[np.float32]
+    own: NDArray[np.float32]
     tables: Sequence[NDArray[np.float32]]
     events: Sequence[NDArray[np.float32]]
     present: Sequence[NDArray[np.float32]]
-    padded: bool
-    """Whether some histories are shorter than others, or empty."""
 
 
 class Backend(Protocol):
@@ -53,11 +52,12 @@ class TorchBackend:
 
     def run(self, inputs: GraphInputs) -> NDArray[np.float32]:
         """Logits (R, N, T)."""
-        network = self._padded if inputs.padded else self._whole
+        network = self._whole if len(inputs.request) == 1 else self._padded
         with torch.inference_mode():
             logits: torch.Tensor = network(
                 torch.from_numpy(inputs.request),
                 torch.from_numpy(inputs.fields),
+                torch.from_numpy(inputs.own),
                 *([torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)),
             )
         return logits.numpy()
@@ -67,7 +67,8 @@ class OnnxBackend:
     """Its graphs in ONNX Runtime.
 
     Args:
-        whole, padded: The graphs' bytes.
+        whole: Bytes of the graph for one request.
+        padded: Of the graph for several.
         threads: Of one request.
     """
 
@@ -76,14 +77,15 @@ class OnnxBackend:
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        self._whole, self._padded = (
+        self._sessions = [
             runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]) for graph in (whole, padded)
-        )
-        self._names = [{entry.name for entry in session.get_inputs()} for session in (self._whole, self._padded)]
+        ]
+        self._names = [{entry.name for entry in session.get_inputs()} for session in self._sessions]
 
     def run(self, inputs: GraphInputs) -> NDArray[np.float32]:
         """Logits (R, N, T)."""
-        session, names = (self._padded if inputs.padded else self._whole), self._names[inputs.padded]
+        place = min(len(inputs.request) - 1, 1)
+        session, names = self._sessions[place], self._names[place]
         feed = {name: value for name, value in _named(inputs) if name in names}  # a graph drops what it never reads
         logits: NDArray[np.float32] = session.run(None, feed)[0]
         return logits
@@ -106,11 +108,11 @@ def require_runtime() -> ModuleType:
 
 
 def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> None:
-    """Write a network as a graph with dynamic requests, candidates and histories.
+    """Write a network as a graph with dynamic candidates, histories and, if the example has several, requests.
 
     Args:
         network: To be traced.
-        inputs: An example of at least two requests, candidates and events.
+        inputs: An example of at least two candidates, and two events of each behaviour.
         path: Of the file.
 
     Raises:
@@ -122,10 +124,12 @@ def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> Non
     except ImportError as error:
         raise SpecError(f"{error.name} is not installed; run pip install 'infnet[export]'") from error
     # Traced as "at least two", which never asks whether there is one; run, the products hold for one as well.
-    requests, candidates = (torch.export.Dim(name, min=2, max=_MOST) for name in ("requests", "candidates"))
+    candidates = torch.export.Dim("candidates", min=2, max=_MOST)
+    requests = torch.export.Dim("requests", min=2, max=_MOST) if len(inputs.request) > 1 else None
     lengths = [torch.export.Dim(f"length{i}", min=2, max=_MOST) for i in range(len(inputs.events))]
     shapes = (
         {0: requests},
+        {0: requests, 1: candidates},
         {0: requests, 1: candidates},
         [{0: requests, 1: candidates} for _ in inputs.tables],
         [{0: requests, 1: length} for length in lengths],
@@ -134,6 +138,7 @@ def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> Non
     example = (
         torch.from_numpy(inputs.request),
         torch.from_numpy(inputs.fields),
+        torch.from_numpy(inputs.own),
         *([torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)),
     )
     with _quiet(), torch.no_grad(), plain_reads():
@@ -163,6 +168,7 @@ def _named(inputs: GraphInputs) -> list[tuple[str, NDArray[np.float32]]]:
     return [
         ("request", inputs.request),
         ("fields", inputs.fields),
+        ("own", inputs.own),
         *((f"{name}{i}", each) for name, part in lists.items() for i, each in enumerate(part)),
     ]
 

@@ -28,7 +28,7 @@ class ServingNetwork(nn.Module):
     Attributes:
         item_tables: Names of what the network reads of an item beside its tokens, made by :meth:`of_items`.
         reads_targets: Whether it reads each candidate's item as an event, (R, N, F, d), the last of the tables.
-        padded: False for a graph of requests whose histories are all there, so that nothing has to be masked.
+        padded: False for a graph of one request, whose histories need no padding, so that nothing has to be masked.
     """
 
     item_tables: tuple[str, ...] = ()
@@ -47,6 +47,7 @@ class ServingNetwork(nn.Module):
         self,
         request: Tensor,
         fields: Tensor,
+        own: Tensor,
         tables: Sequence[Tensor],
         events: Sequence[Tensor],
         present: Sequence[Tensor],
@@ -55,7 +56,9 @@ class ServingNetwork(nn.Module):
 
         Args:
             request: (R, M_r, d) tokens of user and context.
-            fields: (R, N, M_i + M_c, d) tokens of each candidate's item, and of request and item together.
+            fields: (R, N, M_i + M_c, d) tokens of each candidate's item, and behind them those of request and item
+                together.
+            own: (R, N, M_c, d) the latter again.
             tables: (R, N, k, w) each.
             events: (R, n_a, d) of each behaviour.
             present: (R, n_a) of each behaviour, 1.0 where there is an event and 0.0 where there is none.
@@ -78,6 +81,7 @@ class GeneralNetwork(ServingNetwork):
         self,
         request: Tensor,
         fields: Tensor,
+        own: Tensor,
         tables: Sequence[Tensor],
         events: Sequence[Tensor],
         present: Sequence[Tensor],
@@ -87,7 +91,7 @@ class GeneralNetwork(ServingNetwork):
         tokens = InputTokens(
             request=request,
             item=fields[:, :, : self.num_item_tokens].flatten(0, 1),
-            own=fields[:, :, self.num_item_tokens :],
+            own=own,
             candidates=_EachItsOwn(fields),
             events=cast(EventSequence, _Histories(events, present)) if events else None,
             make_targets=None if targets is None else lambda: targets,

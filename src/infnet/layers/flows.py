@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from infnet.layers.attention import CrossAttention, TokenSet, cross_attend, project, task_tokens
 from infnet.layers.averages import AverageRead, task_average
-from infnet.layers.gate import ProxyGate
+from infnet.layers.gate import ProxyGate, apply_gate
 
 __all__ = ["BlockPlan", "FlowBlock", "FlowState", "Widths", "plan_blocks"]
 
@@ -179,7 +179,9 @@ class FlowBlock(nn.Module):
         """Eqs. 10 and 11: fold the gates of C and S into those so far; T^ is ``flow``."""
         queries, gates = dict(state.queries), dict(state.gates)
         if flow is not None:
-            task = flow * self.gates["shared"](gating.proxies("shared")) if "shared" in self.gates else flow
+            task = flow
+            if "shared" in self.gates:
+                task = apply_gate(flow, self.gates["shared"](gating.proxies("shared")))
             queries["task"] = queries["task"] + task if self._token_residual else task
         for kind in ("cat", "seq"):
             if kind in self.gates:
