@@ -20,18 +20,26 @@ _VALUES = 50
 
 
 def prepare_sized(
-    out: Path, num_fields: int, seq_len: int, *, num_users: int = 300, num_items: int = 20_000, seed: int = 0
+    out: Path,
+    num_fields: int,
+    seq_len: int,
+    *,
+    num_users: int = 300,
+    num_items: int = 20_000,
+    page: int = 1,
+    seed: int = 0,
 ) -> Dataset:
     """A dataset of ``num_fields`` fields (a third of the user, the tab, the item's age, the rest of the item), three
-    behaviours that together hold ``seq_len`` events, full at the end, and four binary tasks."""
+    behaviours that together hold ``seq_len`` events, full at the end, and four binary tasks. Users see ``page`` items
+    at a time."""
     rng = np.random.default_rng(seed)
     raw = out.with_name(f"{out.name}-raw")
     raw.mkdir(parents=True)
     num_user = num_fields // 3
     num_item = num_fields - num_user - 2
     lengths = (seq_len // 3, seq_len // 3, seq_len - 2 * (seq_len // 3))
-    per_user = max(lengths) + 20
-    rows = num_users * per_user
+    pages = -(-(max(lengths) + 20) // page)
+    rows = num_users * pages * page
 
     def categories(num_rows: int, prefix: str, count: int) -> dict[str, np.ndarray]:
         return {f"{prefix}{i}": rng.integers(0, _VALUES, num_rows) for i in range(count)}
@@ -46,10 +54,10 @@ def prepare_sized(
     labels = {task: (rng.random(rows) < 0.3).astype(np.int8) for task in _TASKS}
     pl.DataFrame(
         {
-            "user_id": np.tile(np.arange(num_users), per_user),
+            "user_id": np.tile(np.repeat(np.arange(num_users), page), pages),
             "item_id": rng.integers(0, num_items, rows),
-            "time_ms": 1_700_000_000_000 + np.arange(rows) * 1000,
-            "tab": rng.integers(0, 5, rows),
+            "time_ms": 1_700_000_000_000 + np.arange(rows) // page * 1_000_000,
+            "tab": np.repeat(rng.integers(0, 5, rows // page), page),
         }
         | labels
     ).write_parquet(raw / "log.parquet")

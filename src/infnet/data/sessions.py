@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["Requests", "SessionGrouping", "group_sessions"]
 
+_WINDOW = 64
+"""Batches in whose rows requests of one size are brought together."""
+
 
 class SessionGrouping(BaseModel):
     """Group a user's rows of one session into one request, so that training shares the user side as serving does.
@@ -38,16 +41,28 @@ class Requests:
         """Row numbers (R, N) of every batch, -1 where a request has fewer than N rows.
 
         A batch holds as many requests as fit into ``batch_size`` rows, at least one. With a seed, requests are
-        shuffled by ``(seed, epoch)``; inside a batch they stand in row order, which reads memory maps in order.
+        shuffled by ``(seed, epoch)``, those of one size into batches together as far as a window of many batches goes,
+        since all requests of a batch are padded to its largest; inside a batch they stand in row order, which reads
+        memory maps in order.
         """
-        num = len(self.starts) - 1
-        order = np.arange(num) if seed is None else np.random.default_rng((seed, epoch)).permutation(num)
-        sizes = np.diff(self.starts)[order]
+        num, sizes = len(self.starts) - 1, np.diff(self.starts)
+        rng = None if seed is None else np.random.default_rng((seed, epoch))
+        order = np.arange(num) if rng is None else rng.permutation(num)
         if num == 0 or sizes.max() == 1:
-            cuts = np.arange(batch_size, num, batch_size)
+            parts = np.split(order, np.arange(batch_size, num, batch_size))
+        elif rng is None:
+            parts = np.split(order, _cuts(np.cumsum(sizes), batch_size))
         else:
-            cuts = _cuts(np.cumsum(sizes), batch_size)
-        return [_rows(np.sort(part), self.starts) for part in np.split(order, cuts) if len(part)]
+            order = _by_size(order, sizes, _WINDOW * batch_size)
+            parts = np.split(order, _cuts(np.cumsum(sizes[order]), batch_size))
+            parts = [parts[place] for place in rng.permutation(len(parts))]
+        return [_rows(np.sort(part), self.starts) for part in parts if len(part)]
+
+
+def _by_size(order: NDArray[np.int64], sizes: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+    """Requests ordered by size within consecutive windows of so many rows."""
+    windows = np.split(order, _cuts(np.cumsum(sizes[order]), window))
+    return np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in windows])
 
 
 def _cuts(ends: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:

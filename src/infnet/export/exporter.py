@@ -41,7 +41,7 @@ from infnet.models.base import RankingModel
 from infnet.training.checkpoint import save_checkpoint, write_atomically
 from infnet.training.run import Run
 
-__all__ = ["MAX_DIFFERENCE", "MAX_LOSS", "export_run"]
+__all__ = ["MAX_DIFFERENCE", "MAX_LOSS", "export_run", "sampled_aucs"]
 
 MAX_DIFFERENCE = 1e-5
 """Between bundle and training model, relative to the largest logit."""
@@ -126,11 +126,11 @@ class _Export:
         loss: dict[str, float] = {}
         if precision != "float32" or int8_dense:
             self._on_stage("compressing, and judging what it costs")
-            before = self._aucs(engines["onnx"])
+            before = sampled_aucs(engines["onnx"], self._dataset, self._split)
             manifest = manifest.model_copy(update={"precision": precision, "int8_dense": int8_dense})
             bundle = self._compressed(manifest)
             engines = {name: bundle.engine(name) for name in _BACKENDS}
-            after = self._aucs(engines["onnx"])
+            after = sampled_aucs(engines["onnx"], self._dataset, self._split)
             loss = {task: before[task] - after[task] for task in before}
             mean = float(np.mean([*loss.values()])) if loss else 0.0
             if not mean <= MAX_LOSS:
@@ -261,22 +261,6 @@ class _Export:
             worst = float(np.maximum(worst, np.max([np.abs(f - w).max() for f, w in zip(found, wanted, strict=True)])))
         return worst / float(largest)
 
-    def _aucs(self, engine: Engine) -> dict[str, float]:
-        """By binary task with both kinds of labels, over validation rows."""
-        rows = np.unique(np.linspace(0, len(self._rows) - 1, _JUDGED_ROWS).astype(np.int64))
-        found = []
-        for part in np.array_split(rows, max(1, len(rows) // 256)):
-            requests = [replayed(self._dataset, self._rows, row[None], gaps=self._has_gaps) for row in part]
-            found += [logits[0] for logits in engine.logits(requests)]
-        scores, labels = np.stack(found), self._rows.labels[rows]
-        aucs = {}
-        for index, task in enumerate(self._model.layout.tasks):
-            seen = ~np.isnan(labels[:, index])
-            is_positive = labels[seen, index] > 0
-            if task.kind == "binary" and 0 < is_positive.sum() < len(is_positive):
-                aucs[task.name] = auc(is_positive, scores[seen, index])
-        return aucs
-
     def _request_seconds(self, engine: Engine) -> float:
         chosen = request_rows(self._dataset, self._split, _TIMED_CANDIDATES)
         request = replayed(self._dataset, self._rows, chosen, gaps=self._has_gaps)
@@ -286,6 +270,24 @@ class _Export:
             return seconds_of(lambda: engine.logits([request]), 20)
         finally:
             torch.set_num_threads(threads)
+
+
+def sampled_aucs(engine: Engine, dataset: Dataset, split: str) -> dict[str, float]:
+    """AUC of each binary task over up to 20,000 rows of a split, evenly spaced, each a request by itself."""
+    rows, layout = dataset.rows(split), engine.layout
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _JUDGED_ROWS).astype(np.int64))
+    found = []
+    for part in np.array_split(chosen, max(1, len(chosen) // 256)):
+        requests = [replayed(dataset, rows, row[None], gaps=layout.has_gaps) for row in part]
+        found += [logits[0] for logits in engine.logits(requests)]
+    scores, labels = np.stack(found), rows.labels[chosen]
+    aucs = {}
+    for index, task in enumerate(layout.tasks):
+        seen = ~np.isnan(labels[:, index])
+        is_positive = labels[seen, index] > 0
+        if task.kind == "binary" and 0 < is_positive.sum() < len(is_positive):
+            aucs[task.name] = auc(is_positive, scores[seen, index])
+    return aucs
 
 
 def _made(directory: Path) -> Path:

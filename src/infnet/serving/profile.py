@@ -20,7 +20,7 @@ from infnet.export.bundle import BackendName
 from infnet.serving.encoding import RankRequest
 from infnet.serving.ranker import Ranker
 
-__all__ = ["RequestCost", "profile_bundle", "profile_table"]
+__all__ = ["RequestCost", "peak_mb", "profile_bundle", "profile_table"]
 
 _WARM, _LEAST, _SECONDS = 20, 200, 3.0
 
@@ -111,13 +111,14 @@ def _measure(path: Path, candidates: Sequence[int], threads: int, backend: Backe
                 p50_ms=float(np.percentile(ms, 50)),
                 p99_ms=float(np.percentile(ms, 99)),
                 requests_per_s=float(1000 / ms.mean()),
-                peak_mb=_peak_mb(),
+                peak_mb=peak_mb(),
             )
         )
     return rows
 
 
-def _peak_mb() -> float | None:
+def peak_mb() -> float | None:
+    """Largest resident memory of this process so far; None where the system does not tell."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:
