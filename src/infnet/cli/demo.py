@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,9 @@ from infnet.data.sources.synthetic import write_world
 from infnet.data.sources.truth import best_auc
 from infnet.data.sources.world import World, WorldConfig
 from infnet.errors import SpecError
+from infnet.export.exporter import export_run
 from infnet.training.config import TrainConfig
+from infnet.training.run import Run
 
 __all__ = ["demo_command"]
 
@@ -39,7 +42,7 @@ def demo_command(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows at most.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print the test metrics as JSON.")] = False,
 ) -> None:
-    """Make a synthetic world, prepare its log, train INFNet and Shared-Bottom, and compare both with the truth.
+    """Make a synthetic world, prepare its log, train INFNet and Shared-Bottom, compare both with the truth, and rank.
 
     Example: infnet demo --out demo
     """
@@ -48,12 +51,12 @@ def demo_command(
     started = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("1/4 synthesize", total=1.0, facts="")
+        task = bar.add_task("1/5 synthesize", total=1.0, facts="")
         world = World.create(WorldConfig(num_users=users, num_items=max(users // 3, 100), num_days=10))
         written = write_world(
             world, out / "raw", progress=lambda done, days: bar.update(task, completed=done / days, facts="")
         )
-        bar.update(task, description="2/4 prepare", completed=0)
+        bar.update(task, description="2/5 prepare", completed=0)
         report = prepare(
             known_spec("synthetic"),
             out / "raw",
@@ -63,7 +66,7 @@ def demo_command(
         dataset = Dataset.open(out / "prepared")
         metrics: dict[str, Any] = {}
         for number, model in enumerate(_MODELS, start=3):
-            bar.update(task, description=f"{number}/4 train {model}", completed=0)
+            bar.update(task, description=f"{number}/5 train {model}", completed=0)
             run = train(
                 dataset,
                 TrainConfig(model=model, epochs=epochs, **_SMALL_LOG),
@@ -75,6 +78,8 @@ def demo_command(
                 ),
             )
             metrics[model] = evaluate(run, "test").as_json()
+        bar.update(task, description="5/5 export", completed=0)
+        shown = _exported(out, dataset, lambda stage: bar.update(task, facts=stage))
     test_from = int(dataset.rows("test").time.min())
     best = best_auc(out / "raw", (pl.col("time_ms") >= test_from) & (pl.col("is_rand") == 0))
     if as_json:
@@ -83,12 +88,29 @@ def demo_command(
     console.print(f"A world of {written.users:,} users and {written.items:,} items: {written.rows:,} impressions.\n")
     console.print(report.as_tables())
     console.print(_comparison(metrics, best))
+    console.print(f"{shown}\n", soft_wrap=True, highlight=False)
     console.print(
         f"Done in {time.perf_counter() - started:.0f} s. Look around in {out}: the runs hold curves for TensorBoard.\n"
         f"Next: infnet evaluate {out / 'run-infnet'} --split random, "
         "then your own log (README.md shows the YAML).",
         soft_wrap=True,
         highlight=False,
+    )
+
+
+def _exported(out: Path, dataset: Dataset, on_stage: Callable[[str], None]) -> str:
+    """Export INFNet's run; what to tell of it."""
+    try:
+        bundle = export_run(Run.load(out / "run-infnet"), out / "bundle", on_stage=on_stage)
+    except SpecError as error:  # the exporters are an extra
+        return f"No bundle: {error}"
+    keys = [bundle.items.key(index) for index in range(1, min(len(bundle.items), 500) + 1)]
+    (out / "items.txt").write_text("\n".join(keys) + "\n", encoding="utf-8")
+    user = bundle.users.key(int(dataset.rows("test").user[0]))
+    ms = bundle.manifest.request_ms[bundle.manifest.backend]
+    return (
+        f"The bundle scores 500 items for a user in {ms:.1f} ms on one thread. Rank some:\n"
+        f"  infnet rank {out / 'bundle'} --user {user} --items {out / 'items.txt'} --limit 10"
     )
 
 

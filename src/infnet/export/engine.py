@@ -17,7 +17,10 @@ from infnet.features import Side
 __all__ = ["EncodedRequest", "Engine", "EngineTables", "Values"]
 
 _CHUNK = 1024
-"""Candidates computed at a time: what they need then stays in the cache."""
+"""Candidates of one request computed at a time, which bounds memory."""
+_FEW, _TOGETHER = 64, 512
+"""Requests of at most so many candidates share a pass, up to so many candidates in all: for them what every pass costs
+weighs more than the padding."""
 
 
 class Values(NamedTuple):
@@ -119,13 +122,16 @@ class Engine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _together(self, requests: Sequence[EncodedRequest]) -> list[NDArray[np.float32]]:
-        """Requests of like numbers of candidates in one pass, up to a chunk of candidates at a time."""
+        """Requests of few candidates in one pass with others of like numbers, the rest one by one."""
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].items))
         found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(requests)
         at = 0
         while at < len(order):
             stop = at + 1
-            while stop < len(order) and (stop + 1 - at) * len(requests[order[stop]].items) <= _CHUNK:
+            while stop < len(order):
+                largest = len(requests[order[stop]].items)
+                if largest > _FEW or (stop + 1 - at) * largest > _TOGETHER:
+                    break
                 stop += 1
             chosen, at = order[at:stop], stop
             if len(chosen) == 1 or not len(requests[chosen[-1]].items):
