@@ -8,13 +8,15 @@ from typer.testing import CliRunner
 
 from infnet.cli import profile as module
 from infnet.cli.profile import profile_command
-from infnet.errors import SpecError, TrainingError
+from infnet.errors import ArtifactError, SpecError, TrainingError
 from infnet.evaluation import profile as profiles
 from infnet.evaluation.efficiency import measure_cost
 from infnet.evaluation.growth import measure_growth
 from infnet.evaluation.profile import profile_models
 from infnet.models import INFNetConfig, model_names
+from infnet.serving.profile import RequestCost
 from infnet.training.config import TrainConfig
+from small_bundle import small_bundle
 from small_dataset import write_dataset
 
 SMALL = ("--set", "model.hidden=[8]", "--set", "model.head_hidden=[4]", "--repeats", 1, "--candidates", 7)
@@ -100,6 +102,11 @@ def test_models_are_all_some_or_the_configurations(dataset, tmp_path, monkeypatc
             ("--dataset", "{data}", "--model", "infnet,shared_bottom", "--set", "model.num_blocks=3"),
             "model 'shared_bottom' has no setting 'num_blocks'",
         ),
+        (("--dataset", "{data}", "--candidates", "1,2"), "several --candidates or --threads go with a bundle"),
+        (("--growth", "--threads", "1,2"), "several --candidates or --threads go with a bundle"),
+        (("{data}", "--growth"), "a bundle is measured by itself; leave out --dataset, --growth and --out"),
+        (("{data}", "--candidates", "1,few"), "--candidates: found '1,few', wanted numbers from 1 on with commas"),
+        (("{data}", "--threads", "0"), "--threads: found '0', wanted numbers from 1 on with commas"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_measured(dataset, monkeypatch, arguments, message):
@@ -125,3 +132,32 @@ def test_without_matplotlib_there_are_no_figures(monkeypatch, tmp_path):
     result = invoke("--growth", "--out", tmp_path)
     assert isinstance(result.exception, SpecError)
     assert "pip install 'infnet[figures]'" in str(result.exception)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory)
+
+
+def test_a_bundles_requests_are_measured_at_every_size_and_number_of_threads(bundle, monkeypatch):
+    def measured(path, candidates, threads):
+        assert path == bundle.path
+        numbers = {"backend": "onnx", "p50_ms": 1.25, "p99_ms": 2.5, "requests_per_s": 700.0, "peak_mb": 321.4}
+        return [RequestCost(candidates=size, threads=count, **numbers) for count in threads for size in candidates]
+
+    monkeypatch.setattr(module, "profile_bundle", measured)
+    result = invoke(bundle.path, "--candidates", "100,2000", "--threads", "1,2", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [(row["threads"], row["candidates"]) for row in found] == [(1, 100), (1, 2000), (2, 100), (2, 2000)]
+    keys = {"candidates", "threads", "p50_ms", "p99_ms", "requests_per_s", "peak_mb", "backend"}
+    assert all(row.keys() == keys for row in found)
+    table = invoke(bundle.path)
+    assert "small, infnet," in " ".join(table.stdout.split())
+    assert table.stdout.split()[-6:] == ["500", "1", "1.25", "2.50", "700", "321"]
+
+
+def test_what_is_no_bundle_is_not_measured(dataset):
+    result = invoke(dataset.path)
+    assert isinstance(result.exception, ArtifactError)
+    assert "is no bundle" in str(result.exception)

@@ -133,6 +133,33 @@ def test_the_encoder_loaded_from_disk_encodes_as_preparation_did(all_kinds: Prep
     assert np.array_equal(hours, all_kinds.array("train/context")[:, manifest.id_columns("context")["hour"]])
 
 
+def test_the_dates_that_ages_are_counted_from_are_kept_per_item(all_kinds: Prepared):
+    kept, encoder = all_kinds.array("items/values/item_age"), Encoder.load(all_kinds.path)
+    shanghai = dt.timezone(dt.timedelta(hours=8))
+    born = [dt.datetime(2022, 4, 9 + int(key), tzinfo=shanghai).timestamp() * 1000 for key in all_kinds.items[1:]]
+    assert kept.dtype == np.float64
+    assert kept[1:].tolist() == born
+    assert np.isnan(kept[0])
+    feature, fitted = encoder.features["item_age"], encoder.fitted("item_age")
+    place = Dataset.open(all_kinds.path).layout.id_columns("candidate")["item_age"]
+    for split in ("train", "test"):
+        pairs = zip(all_kinds.array(f"{split}/item"), all_kinds.array(f"{split}/time"), strict=True)
+        ages = [feature.encode_at(kept[[item]], time, fitted)[0] for item, time in pairs]
+        assert np.array_equal(ages, all_kinds.array(f"{split}/candidate")[:, place])
+
+
+def test_an_encoder_reads_a_vocabulary_once_and_only_if_it_is_asked_for(
+    all_kinds: Prepared, monkeypatch: pytest.MonkeyPatch
+):
+    read, read_parquet = [], pl.read_parquet
+    monkeypatch.setattr(pl, "read_parquet", lambda path: read.append(path.stem) or read_parquet(path))
+    encoder = Encoder.load(all_kinds.path)
+    assert read == []
+    assert encoder.encode("author", [1, 99]).tolist() == encoder.encode("author", ["1", "x"]).tolist()
+    encoder.missing("item")
+    assert read == ["author"]
+
+
 def test_every_id_of_every_file_is_a_row_of_its_own_vocabulary(all_kinds: Prepared):
     layout = Dataset.open(all_kinds.path).layout
     ranges = {v.name: (v.first, v.first + v.size) for v in layout.vocabularies}

@@ -115,6 +115,14 @@ def test_shuffling_moves_requests_far():
     assert abs(np.corrcoef(found, np.arange(1000))[0, 1]) < 0.2
 
 
+def test_requests_of_one_size_share_batches_so_that_little_is_padding():
+    sizes = np.random.default_rng(0).choice([1, 1, 1, 2, 16], 3000)
+    batches = make_requests(sizes).batches(64, 0, 0)
+    assert sum(batch.size for batch in batches) < 1.1 * sizes.sum()
+    widths = [batch.shape[1] for batch in batches]
+    assert widths != sorted(widths)  # sizes do not come one after the other
+
+
 @pytest.mark.parametrize("setting", [{"gap_s": -1}, {"max_candidates": 1}, {"gap": 60}])
 def test_a_grouping_that_is_none_is_refused(setting):
     with pytest.raises(ValidationError):

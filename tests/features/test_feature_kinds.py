@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -168,6 +169,38 @@ def test_age_reads_dates_in_any_spelling():
     assert later[0] == 3  # not born yet
     assert later[0] < later[1] < rows[0] < later[2] == encoder.num_rows - 1
     assert later[3] == 2
+
+
+DATES = [
+    ["2022-04-11", "2022-05-02", "2012-01-01", "2022-05-01 11:59", "2022/04/11 08:30:00.25", None, ""],
+    ["2022-04-11T08:30:00+02:00", "2022-05-01T12:00:00Z", "20220411", "1649635200", "1649635200000"],
+    [20220411, 20220502, None, 1_649_635_200, 1_649_635_200_000, 1_649_635_200_000_000],
+    [1_649_635_200.5, 20220411.0, None],
+    [dt.date(2022, 4, 11), dt.date(2030, 1, 1), None],
+    [dt.datetime(2022, 4, 11, 8, 30, 0, 1500), dt.datetime(2022, 5, 1, 12), None],
+    [dt.datetime(2022, 4, 11, 8, 30, tzinfo=dt.UTC), None],
+    [None, None],
+]
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Asia/Shanghai"])
+@pytest.mark.parametrize("raw", DATES)
+def test_an_age_from_the_date_that_was_kept_is_the_age_from_the_raw_one(raw, timezone):
+    encoder, dates = fitted([None], kind="age", side="candidate", buckets=40, timezone=timezone), pl.Series(raw)
+    feature = encoder.features["x"]
+    kept = pl.DataFrame({"raw": dates}).select(feature.item_value(pl.col("raw"), dates.dtype, timezone))
+    kept = kept.to_series().cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    for at in (NOON_UTC, NOON_UTC + 3_600_000, NOON_UTC - 25 * 86_400_000, 0):
+        wanted = encoder.encode("x", dates, [at] * len(dates))
+        found = feature.encode_at(kept, at, encoder.fitted("x"))
+        assert found.dtype == wanted.dtype
+        assert found.tolist() == wanted.tolist()
+
+
+def test_only_kinds_that_read_an_item_have_a_value_of_it():
+    feature = parse_feature({"kind": "number", "name": "x", "side": "candidate"})
+    with pytest.raises(TypeError, match="kind 'number' reads no column of an item"):
+        feature.encode_at(np.zeros(1), NOON_UTC, None)
 
 
 def test_what_is_no_number_is_refused_with_what_was_wanted():

@@ -47,6 +47,12 @@ _SMALL = 64 * 2**20
 """Bytes of a file up to which every opening reads it to check its contents."""
 
 
+_REQUIRED = (
+    *("whole.onnx", "padded.onnx", "model.safetensors", "serving.safetensors", "encoder/encoders.json"),
+    *("tables/embedding.npy", "tables/tokens.npy", "items/keys.npy", "users/keys.npy"),
+)
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -154,6 +160,9 @@ class Bundle:
             raise ArtifactError(f"{file}: {where} is damaged ({first['msg']}); export the run again") from error
         if manifest.format_version != BUNDLE_VERSION:
             raise _wrong_version(path, manifest.format_version)
+        for name in _REQUIRED:
+            if name not in manifest.files:
+                raise ArtifactError(f"{file}: lists no {name}; export the run again")
         for name, record in manifest.files.items():
             _check_file(path / name, record, reads=verify == "full" or record.size <= _SMALL)
         return cls(path, manifest)

@@ -19,9 +19,10 @@ Key: TypeAlias = str | int
 """As the caller has it: 123 and "123" agree."""
 
 _MOST_REMEMBERED = 1_000_000
-_WHOLE = re.compile(r"^(-?\d+)\.0+$")
+_WHOLE = re.compile(r"(-?\d+)\.0+")
 _PREFIX = 2
 """Bytes of a text key's length before it."""
+_LONGEST = 2 ** (8 * _PREFIX) - 1
 
 
 class KeyIndex:
@@ -41,12 +42,18 @@ class KeyIndex:
 
     @staticmethod
     def write(path: Path, keys: pl.Series) -> None:
-        """Write text keys, given in order of length, then of bytes."""
-        is_number = bool(keys.str.contains(r"^(0|[1-9]\d{0,17})$").all()) if len(keys) else True
+        """Write text keys, given in order of length, then of bytes.
+
+        Raises:
+            DataError: A key is longer than 65,535 bytes.
+        """
+        is_number = bool(keys.str.contains(r"^(0|[1-9][0-9]{0,17})$").all()) if len(keys) else True
         if is_number:
             np.save(path, keys.cast(pl.Int64).to_numpy())
             return
         encoded = [text.encode() for text in keys]
+        if len(encoded[-1]) > _LONGEST:
+            raise DataError(f"key '{keys[-1][:20]}..' has {len(encoded[-1])} bytes, wanted at most {_LONGEST}")
         np.save(path, np.array([len(text).to_bytes(_PREFIX, "big") + text for text in encoded]))
 
     def find(self, keys: Sequence[Key]) -> NDArray[np.int64]:
@@ -55,31 +62,30 @@ class KeyIndex:
         Raises:
             DataError: A key is neither text nor a number.
         """
+        if not {*map(type, keys)} <= {str, int}:  # True and 1.0 would be found where 1 is remembered
+            keys = [_text(key) for key in keys]
         remembered = self._remembered
-        try:
-            missing = {key for key in keys if key not in remembered}
-            if not missing:
-                return np.fromiter((remembered[key] for key in keys), np.int64, len(keys))
-        except TypeError:  # an unhashable one
-            missing = set()
-            bad = next(key for key in keys if not isinstance(key, str | int | float | np.integer | np.floating))
-            raise DataError(f"key {bad!r} is of type {type(bad).__name__}, wanted text or an integer") from None
-        listed = list(missing)
-        found = dict(zip(listed, self._search([_text(key) for key in listed]), strict=True))
-        both = found if len(remembered) + len(found) > _MOST_REMEMBERED else remembered
-        result = np.fromiter((found[k] if k in found else remembered[k] for k in keys), np.int64, len(keys))
-        if both is found:
+        known = [*map(remembered.get, keys)]
+        if None not in known:
+            return np.array(known, dtype=np.int64)
+        missing = [*{key for key, index in zip(keys, known, strict=True) if index is None}]
+        found = dict(zip(missing, self._search([_text(key) for key in missing]), strict=True))
+        if len(remembered) + len(found) > _MOST_REMEMBERED:
             self._remembered = found  # others go on with the one they hold
         else:
             remembered.update(found)
-        return result
+        indices = (found[key] if index is None else index for key, index in zip(keys, known, strict=True))
+        return np.fromiter(indices, np.int64, len(known))
 
     def key(self, index: int) -> str:
         """The key of an index from 1 on."""
         entry = self._keys[index - 1]
-        return str(entry) if self._is_number else bytes(entry)[_PREFIX:].decode()
+        if self._is_number:
+            return str(entry)
+        length = int.from_bytes(bytes(entry)[:_PREFIX].ljust(_PREFIX, b"\0"), "big")
+        return bytes(entry)[_PREFIX:].ljust(length, b"\0").decode()  # NumPy drops zeros at the end
 
-    def _search(self, texts: Sequence[str | None]) -> list[int]:
+    def _search(self, texts: Sequence[str]) -> list[int]:
         if not len(self._keys):
             return [0] * len(texts)
         wanted = np.array([self._entry(text) for text in texts], dtype=self._keys.dtype)
@@ -87,26 +93,26 @@ class KeyIndex:
         hits = self._keys[np.minimum(places, len(self._keys) - 1)] == wanted
         return np.where(hits, places + 1, 0).tolist()
 
-    def _entry(self, text: str | None) -> int | bytes:
+    def _entry(self, text: str) -> int | bytes:
         """What stands for a key in the file; something that stands there for nobody if it cannot be in it."""
         if self._is_number:
-            is_plain = text is not None and text.isascii() and text.isdecimal() and len(text) <= 18
-            return int(text) if is_plain and text == str(int(text)) else -1  # type: ignore[arg-type]
-        encoded = (text or "").encode()
+            is_plain = text.isascii() and text.isdecimal() and len(text) <= 18
+            return int(text) if is_plain and text == str(int(text)) else -1
+        encoded = text.encode(errors="surrogatepass")
         if len(encoded) + _PREFIX > self._keys.dtype.itemsize:
             return b""
         return len(encoded).to_bytes(_PREFIX, "big") + encoded
 
 
-def _text(key: Key) -> str | None:
-    """The one spelling of a key, as preparation reads it; None for a missing one."""
+def _text(key: Key) -> str:
+    """The one spelling of a key, as preparation reads it; empty for a missing one."""
     if isinstance(key, bool):
         return str(key).lower()
     if isinstance(key, str):
-        whole = _WHOLE.match(key)
+        whole = _WHOLE.fullmatch(key)
         return whole.group(1) if whole else key
     if isinstance(key, int | np.integer):
         return str(int(key))
     if isinstance(key, float | np.floating):
-        return None if np.isnan(key) else _text(str(key))
+        return "" if np.isnan(key) else _text(str(key))
     raise DataError(f"key {key!r} is of type {type(key).__name__}, wanted text or an integer")

@@ -75,7 +75,7 @@ class GeneralNetwork(ServingNetwork):
                 f"model '{model.name}' cannot be exported; those that can: infnet, {', '.join(sorted(_SERVED))}"
             )
         super().__init__(model, padded=padded)
-        self.reads_targets = model.name in ("din", "din_dcnv2_ple")
+        self.reads_targets = model.name in ("din", "din_dcnv2_ple") and bool(model.layout.behaviours)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infnet.data.batches import gap_buckets
-from infnet.errors import DataError, did_you_mean
+from infnet.errors import DataError, SpecError, did_you_mean
 from infnet.export.bundle import Bundle
 from infnet.export.engine import EncodedRequest, Values
 from infnet.export.keys import Key
@@ -22,6 +22,8 @@ __all__ = ["RankRequest", "RequestEncoder", "UserState"]
 _QUARTER_HOUR_MS = 900_000
 """No time zone's hours begin anywhere but on one of these."""
 _MOST_REMEMBERED = 100_000
+_LATEST_MS = 253_402_300_800_000
+"""The year 10000."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class RequestEncoder:
         self._user = [features[f.name] for f in self._layout.side("user")]
         self._context = [features[f.name] for f in self._layout.side("context")]
         self._candidate = [features[f.name] for f in self._layout.side("candidate")]
-        self._item_values = {f.name: bundle.item_values(f.name) for f in self._candidate if f.reads == "item"}
+        found = {f.name: bundle.item_values(f.name) for f in self._candidate if f.reads == "item"}
+        self._item_values = {name: values for name, values in found.items() if values is not None}
         self._remembered: dict[tuple[str, Any], Values] = {}
 
     def encode(self, request: RankRequest) -> EncodedRequest:
@@ -69,7 +72,9 @@ class RequestEncoder:
         Raises:
             DataError: A feature is unknown or its value cannot be read; the message names both.
         """
-        now = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000
+        now = _checked_time(request.time_ms)
+        if isinstance(request.candidates, str | bytes):
+            raise DataError(f"candidates is the text {request.candidates!r}, wanted a list of item keys")
         user = request.user if isinstance(request.user, UserState) else self.snapshot(request.user)
         items = self._bundle.items.find(request.candidates)
         return EncodedRequest(
@@ -122,9 +127,10 @@ class RequestEncoder:
         for name in behaviours:
             listed = events.get(name, ())
             items = self._bundle.items.find([item for item, _ in listed])
+            when = np.array([_checked_time(at) for _, at in listed], dtype=np.int64)
             is_known = items > 0
             histories.append(items[is_known])
-            times.append(np.array([when for _, when in listed], dtype=np.int64)[is_known])
+            times.append(when[is_known])
         return UserState(encoded, tuple(histories), tuple(times))
 
     def _encode_context(self, given: Mapping[str, Any], now: int) -> Values:
@@ -145,12 +151,12 @@ class RequestEncoder:
         reads_time = feature.reads == "time"
         at: Any = (feature.name, now // _QUARTER_HOUR_MS if reads_time else (type(raw), raw))
         try:
-            if at in self._remembered:
-                return self._remembered[at]
+            known = self._remembered.get(at)
         except TypeError:  # a list cannot be looked up
-            at = None
-        encoder = self._bundle.encoder
-        encoded = encoder.encode(feature.name, [raw], [now] if reads_time else None)[0]
+            at = known = None
+        if known is not None:
+            return known
+        encoded = self._read(feature, [raw], [now] if reads_time else None)[0]
         nothing = np.zeros(0)
         is_dense = feature.storage == "dense"
         values = Values(
@@ -169,6 +175,8 @@ class RequestEncoder:
         for name, values in given.items():
             if name not in names:
                 raise DataError(f"no candidate feature is called '{name}'{did_you_mean(name, names)}")
+            if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+                raise DataError(f"candidate feature '{name}' is {values!r}, wanted a list of one value per candidate")
             if len(values) != num:
                 raise DataError(f"candidate feature '{name}' has {len(values)} values, wanted {num}, one per candidate")
         ids = np.empty((num, layout.id_width("candidate")), np.int32)
@@ -181,11 +189,29 @@ class RequestEncoder:
                 place[:] = feature.encode_at(of_item[items], now, encoder.fitted(feature.name))
             elif feature.name in given:
                 times = [now] * num if feature.reads == "item" else None
-                place[:] = encoder.encode(feature.name, list(given[feature.name]), times)
+                place[:] = self._read(feature, list(given[feature.name]), times)
             else:
                 place[:] = encoder.missing(feature.name)
         return Values(ids, dense)
 
+    def _read(
+        self, feature: Feature, raw: list[Any], times: list[int] | None
+    ) -> NDArray[np.int32] | NDArray[np.float32]:
+        try:
+            return self._bundle.encoder.encode(feature.name, raw, times)
+        except (SpecError, UnicodeError) as error:
+            shown = ", ".join(repr(value) for value in raw[:3])
+            raise DataError(f"feature '{feature.name}': cannot read {shown} ({error})") from error
+
     def _gaps(self, user: UserState, now: int) -> list[NDArray[np.int32]]:
         pairs = zip(user.times, self._layout.behaviours, strict=True)
         return [gap_buckets(now - times[: behaviour.length]) for times, behaviour in pairs]
+
+
+def _checked_time(time_ms: int | None) -> int:
+    """Now, if there is none."""
+    if time_ms is None:
+        return time.time_ns() // 1_000_000
+    if isinstance(time_ms, bool) or not isinstance(time_ms, int | np.integer) or abs(time_ms) > _LATEST_MS:
+        raise DataError(f"time {time_ms!r} is no time; wanted an integer, milliseconds since 1970")
+    return int(time_ms)

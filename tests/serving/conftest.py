@@ -1,0 +1,19 @@
+import pytest
+
+from infnet.data.dataset import Dataset
+from small_bundle import small_bundle, small_run
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def dataset(run):
+    return Dataset.open(run.dataset_path)
