@@ -296,17 +296,17 @@ def figure(found: dict) -> object:
     drawn = new_figure(12, 3.6)
     title = f"One request of {CANDIDATES} candidates on one core, INFNet as in the {setting} settings"
     drawn.suptitle(title, fontsize=11)
-    axes = drawn.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    axes = drawn.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
     for panel, size in zip(axes, sizes, strict=True):
         here = [row for row in rows if (row["M"], row["L"], row["d"]) == size][::-1]
         values = [statistics.median(row["ms"]) for row in here]
         colours = [COLOURS[1] if row["system"].startswith("engine") else GREY for row in here]
         bars = panel.barh([row["system"] for row in here], values, color=colours)
-        panel.bar_label(bars, labels=[f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        panel.bar_label(bars, labels=[f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in values], padding=3, fontsize=8)
         panel.set_xscale("log")
         panel.set_xlabel("ms")
         panel.set_title("M {}, L {}, d {}".format(*size), fontsize=10)
-        panel.margins(x=0.2)
+        panel.set_xlim(1, 4 * max(statistics.median(row["ms"]) for row in rows))
         plain_axes(panel)
     return drawn
 

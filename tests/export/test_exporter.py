@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import numpy as np
@@ -179,6 +180,15 @@ def test_what_cannot_be_exported_is_said_before_any_work(run, dataset, tmp_path,
     with pytest.raises(SpecError, match=r"onnxscript is not installed; run pip install 'infnet\[export\]'"):
         write_graph(None, None, tmp_path / "graph.onnx")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_items_dates_is_not_exported_as_if_they_were_missing(run, bundle, dataset, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(dataset.path, older)
+    (older / "items/values/item_age.npy").unlink()
+    with graphs_of(bundle), pytest.raises(ArtifactError, match=r"item_age.npy: is missing, .* prepare it again"):
+        export_run(run, tmp_path / "out", data=older)
+    assert [path.name for path in tmp_path.iterdir()] == ["older"]
 
 
 def test_a_run_whose_training_goes_on_is_not_exported(run, bundle, dataset, tmp_path):

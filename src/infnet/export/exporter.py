@@ -17,7 +17,7 @@ from infnet.data.batches import BatchBuilder
 from infnet.data.dataset import Dataset
 from infnet.data.encoders import Encoder
 from infnet.data.workspace import replacing
-from infnet.errors import SpecError, TrainingError
+from infnet.errors import ArtifactError, SpecError, TrainingError
 from infnet.evaluation.auc import auc
 from infnet.evaluation.efficiency import request_rows, seconds_of
 from infnet.evaluation.evaluate import open_dataset_of
@@ -38,6 +38,7 @@ from infnet.export.keys import KeyIndex
 from infnet.export.replay import replayed
 from infnet.export.tables import Precision
 from infnet.models.base import RankingModel
+from infnet.schema import load_spec
 from infnet.training.checkpoint import save_checkpoint, write_atomically
 from infnet.training.run import Run
 
@@ -155,7 +156,15 @@ class _Export:
 
     def _write_entities(self) -> None:
         source, directory = self._dataset.path, self._directory
-        Encoder.load(source).save(_made(directory / "encoder"))
+        encoder = Encoder.load(source)
+        encoder.save(_made(directory / "encoder"))
+        has_table = load_spec(source / "spec.yaml").item is not None
+        for name, feature in encoder.features.items():
+            file = source / "items" / "values" / f"{name}.npy"
+            if feature.reads == "item" and has_table and not file.is_file():
+                raise ArtifactError(
+                    f"{file}: is missing, an older version made the dataset; prepare it again and train"
+                )
         shutil.copyfile(source / "spec.yaml", directory / "spec.yaml")
         for side in ("users", "items"):
             keys = pl.read_parquet(source / side / "keys.parquet")["key"]
