@@ -21,7 +21,7 @@ import torch
 
 from infnet.data.batch import RequestBatch
 from infnet.data.dataset import Dataset
-from infnet.data.sessions import SessionGrouping
+from infnet.data.sessions import SessionGrouping, group_sessions
 from infnet.errors import InfnetError
 from infnet.training.config import TrainConfig
 from infnet.training.environment import training_environment
@@ -86,10 +86,13 @@ def measure(dataset: Dataset, options: argparse.Namespace) -> None:
                 if number:
                     found.append(rate)
     print("| requests | rows a request | rows/s | times a row each |\n|---|---:|---:|---:|")
-    for grouping, found, training in zip(groupings, rates, trainings, strict=True):
-        batch = next(training._training_batches)
+    rows = dataset.rows("train")
+    for grouping, found in zip(groupings, rates, strict=True):
+        mean = 1.0
+        if grouping is not None:
+            requests = group_sessions(rows.user, rows.time, (rows.context, rows.context_dense), grouping)
+            mean = len(rows) / (len(requests.starts) - 1)
         name = "a row each" if grouping is None else f"sessions of up to {grouping.max_candidates}"
-        mean = int(batch.present.sum()) / batch.num_requests
         ratio = statistics.median(own / alone for own, alone in zip(found, rates[0], strict=True))
         print(f"| {name} | {mean:.1f} | {statistics.median(found):,.0f} | {ratio:.2f} |")
 

@@ -119,10 +119,12 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     code = code.replace('"kuairand-pure"', '"synthetic"').replace('"data/KuaiRand-Pure"', '"raw"')
     write_world(World.create(WorldConfig(num_users=60, num_items=50, num_days=3)), tmp_path / "raw")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
     out = capsys.readouterr().out
     assert re.search(r"logloss .*\d\.\d{4}", out)
     assert infnet.Run.load("run").config.epochs == 2
+    assert names["scores"].shape == (3, 4)
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])

@@ -58,8 +58,8 @@ _JUDGED_ROWS = 20_000
 
 
 def export_run(
-    run: Run,
-    out: Path,
+    run: Run | Path | str,
+    out: Path | str,
     *,
     precision: Precision = "float32",
     int8_dense: bool = False,
@@ -83,6 +83,7 @@ def export_run(
         DataError: ``out`` is something else or cannot be written.
     """
     require_runtime()
+    run, out = run if isinstance(run, Run) else Run.load(run), Path(out)
     dataset, model = open_dataset_of(run, data), run.load_model()
     serving_network(model, padded=False)  # says no before any work
     with replacing(out, MANIFEST) as directory:
