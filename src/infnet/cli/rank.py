@@ -34,7 +34,7 @@ def rank_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Show so many.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Rank items for a user, by what is known of both since the bundle's dataset ended.
+    """Rank items for a user, by what was known of both when the bundle's dataset ended.
 
     Example: infnet rank bundle --user 123 --items items.txt --context tab=1 --limit 10
     """
