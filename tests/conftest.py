@@ -1,5 +1,24 @@
+import pytest
 from hypothesis import settings
+
+from infnet.data.dataset import Dataset
+from small_bundle import small_bundle, small_run
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("infnet", deadline=None)
 settings.load_profile("infnet")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    return small_bundle(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def dataset(run):
+    return Dataset.open(run.dataset_path)
