@@ -9,17 +9,7 @@ from infnet.cli import main
 from infnet.cli.export import export_command
 from infnet.export import exporter
 from infnet.export.bundle import Bundle
-from small_bundle import graphs_of, small_bundle, small_run
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    return small_run(tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
-    return small_bundle(tmp_path_factory)
+from small_bundle import graphs_of
 
 
 def invoke(bundle, *arguments):

@@ -9,14 +9,9 @@ from infnet.cli import main
 from infnet.cli.rank import rank_command
 from infnet.serving.encoding import RankRequest
 from infnet.serving.ranker import Ranker
-from small_bundle import small_bundle, small_run
+from small_bundle import small_run
 
 AT = 1_651_800_000_000
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
-    return small_bundle(tmp_path_factory)
 
 
 @pytest.fixture

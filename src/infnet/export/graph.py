@@ -54,12 +54,7 @@ class TorchBackend:
         """Logits (R, N, T)."""
         network = self._whole if len(inputs.request) == 1 else self._padded
         with torch.inference_mode():
-            logits: torch.Tensor = network(
-                torch.from_numpy(inputs.request),
-                torch.from_numpy(inputs.fields),
-                torch.from_numpy(inputs.own),
-                *([torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)),
-            )
+            logits: torch.Tensor = network(*_tensors(inputs))
         return logits.numpy()
 
 
@@ -135,16 +130,10 @@ def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> Non
         [{0: requests, 1: length} for length in lengths],
         [{0: requests, 1: length} for length in lengths],
     )
-    example = (
-        torch.from_numpy(inputs.request),
-        torch.from_numpy(inputs.fields),
-        torch.from_numpy(inputs.own),
-        *([torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)),
-    )
     with _quiet(), torch.no_grad(), plain_reads():
         torch.onnx.export(
             network,
-            example,
+            _tensors(inputs),
             path,
             input_names=[name for name, _ in _named(inputs)],
             output_names=["logits"],
@@ -161,6 +150,13 @@ def quantize_dense(path: Path) -> None:
 
     with _quiet():
         quantize_dynamic(path, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+
+
+def _tensors(inputs: GraphInputs) -> tuple[torch.Tensor | list[torch.Tensor], ...]:
+    """What a network's forward takes."""
+    single = [torch.from_numpy(each) for each in (inputs.request, inputs.fields, inputs.own)]
+    lists = [[torch.from_numpy(each) for each in part] for part in (inputs.tables, inputs.events, inputs.present)]
+    return (*single, *lists)
 
 
 def _named(inputs: GraphInputs) -> list[tuple[str, NDArray[np.float32]]]:

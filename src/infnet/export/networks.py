@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -43,6 +44,7 @@ class ServingNetwork(nn.Module):
         """Item tokens (J, M_i, d) -> what :attr:`item_tables` hold of them: (J, k, w) each."""
         return {}
 
+    @abstractmethod
     def forward(
         self,
         request: Tensor,
@@ -63,7 +65,6 @@ class ServingNetwork(nn.Module):
             events: (R, n_a, d) of each behaviour.
             present: (R, n_a) of each behaviour, 1.0 where there is an event and 0.0 where there is none.
         """
-        raise NotImplementedError
 
 
 class GeneralNetwork(ServingNetwork):
