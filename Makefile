@@ -13,7 +13,7 @@ setup: $(VENV)/.installed  ## a virtual environment with the tested versions of 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fast,figures,tune]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## the whole journey on the built-in synthetic world, a few minutes on two cores

@@ -9,7 +9,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ArtifactError", "DataError", "InfnetError", "InputError", "SpecError", "TrainingError", "did_you_mean"]
+__all__ = [
+    "ArtifactError",
+    "DataError",
+    "InfnetError",
+    "InputError",
+    "SpecError",
+    "StoreError",
+    "TrainingError",
+    "did_you_mean",
+]
 
 
 class InfnetError(Exception):
@@ -34,6 +43,10 @@ class ArtifactError(InputError):
 
 class TrainingError(InfnetError):
     """Training cannot go on, such as a loss that is no number. Exit code 1."""
+
+
+class StoreError(InfnetError):
+    """A feature store or an event log does not answer or does not take what it is given. Exit code 1."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -88,6 +88,13 @@ class Behaviour(_Declared):
     """Add an embedding of the time since the event (log buckets)."""
     position: bool = False
     """Add an embedding of the event's rank, most recent first."""
+    event: str | None = None
+    """Type of the service's events that belong to it; its own name by default."""
+
+    @property
+    def event_type(self) -> str:
+        """The type in force."""
+        return self.event or self.name
 
 
 class Task(_Declared):
@@ -104,6 +111,12 @@ class Task(_Declared):
     the squared error of log(1 + label)."""
     clip: float | None = Field(default=None, gt=0)
     """Regression labels above this are cut to it."""
+    event: str | None = None
+    """Type of the service's events that tell the label; the task's own name by default."""
+    window_s: float = Field(default=1800.0, gt=0)
+    """Seconds after an impression within which its events count; without any, the label is 0."""
+    combine: Literal["sum", "max", "last"] = "sum"
+    """A regression label, of several events of one impression."""
 
     @field_validator("name")
     @classmethod
@@ -121,6 +134,11 @@ class Task(_Declared):
         if self.kind == "regression" and self.loss == "bce":
             raise ValueError(f"task '{self.name}' is a regression; its loss is mse, huber or log_mse")
         return self
+
+    @property
+    def event_type(self) -> str:
+        """The type of its events in force."""
+        return self.event or self.name
 
     @property
     def resolved_loss(self) -> Literal["bce", "mse", "huber", "log_mse"]:

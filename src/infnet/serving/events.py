@@ -1,0 +1,59 @@
+"""What is written to the event log: requests as they were served, and what happened to them afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["IMPRESSION", "Event", "Served", "ServedHistory"]
+
+IMPRESSION = "impression"
+"""The type of the event that an item was seen."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """An impression, or what a user did with one: its type is a task's or a behaviour's event type."""
+
+    event_id: str
+    """Two events of one id are one."""
+    request_id: str
+    item_id: str
+    type: str
+    time_ms: int
+    value: float = 1.0
+    user_id: str | None = None
+    """Of the request's user if the caller said so."""
+    received_ms: int
+    """When the log took it; never falls within one writer's log, whatever the clock does."""
+
+
+class ServedHistory(msgspec.Struct, frozen=True):
+    """Past events of one behaviour as a request saw them, most recent first."""
+
+    items: list[str]
+    times: list[int]
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it was answered, in raw values: whatever model learns from it later reads what was read then."""
+
+    request_id: str
+    user_id: str
+    time_ms: int
+    received_ms: int
+    version: str
+    """Of the model."""
+    context: dict[str, Any]
+    user: dict[str, Any] | None
+    """Raw features from the store; None if those of the bundle were read."""
+    histories: dict[str, ServedHistory]
+    """By behaviour."""
+    items: list[str]
+    """The items delivered, best first."""
+    values: dict[str, list[Any]]
+    """Raw values of candidate features, one per item."""
+    predictions: dict[str, list[float]]
+    """By task, one per item."""
+    scores: list[float]
+    degraded: list[str]
