@@ -162,7 +162,7 @@ def exported(dataset: Dataset, place: Path, name: str, settings: dict | ModelCon
         model.embedding.weight.mul_(30)  # as large as after training, so that softmaxes choose
     run.save_best(model, {})
     run.write_report({"metrics": {}})
-    return export_run(run, place / "bundle"), run
+    return export_run(run, place / "bundle", checkpoint=False), run
 
 
 def compressed(dataset: Dataset, bundle: Bundle, run: Run, place: Path) -> dict[str, Engine]:

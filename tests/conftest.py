@@ -2,6 +2,7 @@ import pytest
 from hypothesis import settings
 
 from infnet.data.dataset import Dataset
+from redis_server import RedisServer
 from small_bundle import small_bundle, small_run
 
 # How long an example takes says more of the machine than of the code.
@@ -22,3 +23,10 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dataset(run):
     return Dataset.open(run.dataset_path)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,11 +18,11 @@ from infnet.export import exporter
 from infnet.export.bundle import Bundle
 from infnet.export.engine import Values
 from infnet.export.exporter import export_run
-from infnet.models import build_model
 from infnet.models.base import predictions
 from infnet.serving.encoding import RankRequest, UserState
 from infnet.training.config import TrainConfig
 from infnet.training.run import Run
+from infnet.training.state import TrainState
 from raw_logs import DAY_MS, MAY_1, make_spec, prepare_frames
 
 NUM_USERS, NUM_ITEMS, NUM_ROWS = 12, 40, 600
@@ -128,7 +127,9 @@ def small_run(factory: pytest.TempPathFactory, model: str = "infnet") -> Run:
         config = TrainConfig(model=model, settings=_SMALL | SETTINGS[model])
         run = Run.create(factory.mktemp("runs") / model, dataset, config)
         torch.manual_seed(0)
-        run.save_best(build_model(model, dataset.layout, config.settings), {})
+        state = TrainState.begin(dataset.layout, config, torch.device("cpu"))
+        run.save_best(state.model, {})
+        state.save(run.last_path)
         run.write_report({"metrics": {"click.auc": 0.5}})
         _made["run", model] = run
     return _made["run", model]
@@ -143,9 +144,10 @@ def small_bundle(factory: pytest.TempPathFactory, model: str = "infnet") -> Bund
 
 @contextmanager
 def graphs_of(bundle: Bundle) -> Iterator[None]:
-    """Meanwhile exports copy their graphs, whose tracing takes longest, from a bundle of the same model."""
+    """Meanwhile exports take their graphs, whose tracing takes longest, from a bundle of the same architecture."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "write_graph", lambda _, __, path: shutil.copyfile(bundle.path / path.name, path))
+        names = {False: "whole", True: "padded"}
+        patch.setattr(exporter, "trace_graph", lambda network, _: bundle.traced(names[network.padded]))
         yield
 
 

@@ -80,7 +80,7 @@ def test_only_a_full_verification_reads_large_files(copy, monkeypatch):
 def test_a_bundle_of_another_format_says_which_version_is_needed(copy, more):
     change_manifest(copy, format_version=99, **more)
     found = refusal(copy)
-    assert "is a bundle of format 99, this package reads format 1" in found
+    assert "is a bundle of format 99, this package reads format 2" in found
     assert "export the run again with this version" in found
 
 
@@ -91,7 +91,7 @@ def test_a_bundle_of_another_format_says_which_version_is_needed(copy, more):
         (b"[1, 2]", "file"),
         (b"\xff\x00", "file"),
         (b"{}", "format_version"),
-        (b'{"format_version": 1, "package_version": "0", "name": 3}', "name"),
+        (b'{"format_version": 2, "package_version": "0", "name": 3}', "name"),
     ],
 )
 def test_a_garbled_manifest_is_one_line(copy, text, where):

@@ -12,7 +12,7 @@ from infnet.export import exporter as module
 from infnet.export.bundle import Bundle
 from infnet.export.exporter import MAX_DIFFERENCE, export_run
 from infnet.export.folded import FoldedINFNet
-from infnet.export.graph import write_graph
+from infnet.export.graph import trace_graph
 from infnet.export.replay import replayed
 from infnet.models import build_model
 from infnet.training.config import TrainConfig
@@ -178,7 +178,7 @@ def test_what_cannot_be_exported_is_said_before_any_work(run, dataset, tmp_path,
         export_run(run, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SpecError, match=r"onnxscript is not installed; run pip install 'infnet\[export\]'"):
-        write_graph(None, None, tmp_path / "graph.onnx")
+        trace_graph(None, None)
     assert not (tmp_path / "out").exists()
 
 

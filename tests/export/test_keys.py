@@ -64,6 +64,13 @@ def test_the_key_of_an_index_is_the_one_that_is_found_there(index_of, known):
     assert index.find([index.key(place) for place in range(1, len(known) + 1)]).tolist() == [*range(1, len(known) + 1)]
 
 
+@given(known=st.sets(texts, min_size=1, max_size=20) | st.sets(numbers, min_size=1, max_size=20), data=st.data())
+def test_the_keys_of_indices_are_those_that_were_written_there(index_of, known, data):
+    ordered = in_order(known)
+    places = data.draw(st.lists(st.integers(1, len(ordered)), max_size=30))
+    assert index_of(ordered).keys(np.array(places, dtype=np.int32)) == [ordered[place - 1] for place in places]
+
+
 @pytest.mark.parametrize("known", [["7", "123"], ["7", "123", "seven"]])
 def test_a_number_is_one_key_however_it_is_spelt(index_of, known):
     same = [123, "123", 123.0, "123.0", "123.00", np.int64(123), np.int32(123), np.float32(123)]

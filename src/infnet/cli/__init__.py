@@ -18,7 +18,9 @@ from infnet.cli.explain import explain_command
 from infnet.cli.export import export_command
 from infnet.cli.prepare import prepare_command
 from infnet.cli.profile import profile_command
+from infnet.cli.publish import publish_command
 from infnet.cli.rank import rank_command
+from infnet.cli.serve import serve_command
 from infnet.cli.train import train_command
 from infnet.cli.tune import tune_command
 from infnet.errors import InfnetError, InputError
@@ -41,6 +43,8 @@ app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("rank")(rank_command)
+app.command("serve")(serve_command)
+app.command("publish")(publish_command)
 app.command("tune")(tune_command)
 app.command("benchmark")(benchmark_command)
 app.command("ablate")(ablate_command)

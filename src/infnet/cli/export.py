@@ -33,6 +33,10 @@ def export_command(
     int8_dense: Annotated[
         bool, typer.Option("--int8-dense", help="Turn products with weights into int8 ones, too.")
     ] = False,
+    checkpoint: Annotated[
+        bool,
+        typer.Option("--checkpoint/--no-checkpoint", help="Carry along what 'infnet update' needs to go on training."),
+    ] = True,
     data: Annotated[
         Path | None, typer.Option(help="Where the dataset is, if it has moved since training.", show_default=False)
     ] = None,
@@ -47,6 +51,7 @@ def export_command(
             out,
             precision="float32" if quantize is None else quantize.value,
             int8_dense=int8_dense,
+            checkpoint=checkpoint,
             data=data,
             on_stage=status.update,
         )

@@ -76,6 +76,45 @@ class Encoder:
             first += vocabularies[-1].size
         return cls(features, fitted, vocabularies, labels, timezone)
 
+    def relisted(self, listed: Mapping[str, pl.Series]) -> tuple[Encoder, NDArray[np.int64]]:
+        """The same encoder with other values in some vocabularies, whose rows all move to stay side by side.
+
+        Args:
+            listed: By vocabulary, the values that have a row of their own from now on, in order.
+
+        Returns:
+            The encoder, and per row of its embedding table (num_rows,) the row of this one that stands for the same,
+            -1 for a value that has none.
+        """
+        vocabularies: list[Vocabulary] = []
+        labels: dict[str, pl.DataFrame] = {}
+        origins = [np.zeros(1, dtype=np.int64)]
+        first = 1
+        for old in self.vocabularies:
+            origin = np.arange(old.first, old.first + old.size)
+            if old.name in listed:
+                values = listed[old.name].alias("value").to_frame()
+                known = values.join(self._labels[old.name], on="value", how="left", maintain_order="left")["row"]
+                origin = np.concatenate([origin[:NUM_RESERVED], known.fill_null(-1).cast(pl.Int64).to_numpy()])
+            else:
+                values = self._labels[old.name].select("value")
+            rows = pl.int_range(pl.len(), dtype=pl.Int32) + (first + NUM_RESERVED)
+            labels[old.name] = values.with_columns(rows.alias("row"))
+            vocabularies.append(Vocabulary(name=old.name, first=first, size=len(origin)))
+            origins.append(origin)
+            first += len(origin)
+        starts = {v.name: v.first for v in vocabularies}
+        fitted = {
+            name: replace(self._fitted[name], first=starts.get(feature.vocabulary_name or "", 0))
+            for name, feature in self.features.items()
+        }
+        features = list(self.features.values())
+        return Encoder(features, fitted, vocabularies, labels, self.timezone), np.concatenate(origins)
+
+    def values(self, vocabulary: str) -> pl.DataFrame:
+        """Columns ``value`` (text) and ``row`` (int32): what each row after the reserved ones stands for."""
+        return self._labels[vocabulary]
+
     @property
     def num_rows(self) -> int:
         """Rows of the embedding table."""

@@ -29,7 +29,7 @@ from infnet.data.workspace import replacing
 from infnet.errors import DataError
 from infnet.schema import DatasetSpec
 
-__all__ = ["Progress", "prepare"]
+__all__ = ["Progress", "fingerprint_of", "prepare"]
 
 Progress = Callable[[str, float], None]
 """Called with the stage and the share of it that is done."""
@@ -165,7 +165,7 @@ class _Preparation:
             num_users=users.num,
             num_items=items.num,
             splits=splits,
-            fingerprint=_fingerprint(self._out),
+            fingerprint=fingerprint_of(self._out),
         )
         (self._out / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
 
@@ -204,7 +204,7 @@ def _layout(spec: DatasetSpec, encoder: Encoder, out: Path) -> Layout:
     )
 
 
-def _fingerprint(directory: Path) -> str:
+def fingerprint_of(directory: Path) -> str:
     """SHA-256 over names and contents of all files but the report, which holds times."""
     digest = hashlib.sha256()
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "report.json"):

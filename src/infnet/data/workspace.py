@@ -14,7 +14,7 @@ import polars as pl
 
 from infnet.errors import DataError
 
-__all__ = ["replacing"]
+__all__ = ["check_replaceable", "replacing"]
 
 _CALLERS_TO_MEND = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
@@ -28,7 +28,7 @@ def replacing(out: Path, marker: str) -> Iterator[Path]:
     Raises:
         DataError: ``out`` is something else, cannot be written, or the disk is full.
     """
-    _check_replaceable(out, marker)
+    check_replaceable(out, marker)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
@@ -37,7 +37,7 @@ def replacing(out: Path, marker: str) -> Iterator[Path]:
     try:
         directory.chmod(0o777 & ~_umask())
         yield directory
-        _check_replaceable(out, marker)
+        check_replaceable(out, marker)
         _swap(directory, out)
     except (OSError, pl.exceptions.ComputeError) as error:
         if not _is_callers_to_mend(error):
@@ -61,7 +61,12 @@ def _umask() -> int:
     return mask
 
 
-def _check_replaceable(out: Path, marker: str) -> None:
+def check_replaceable(out: Path, marker: str) -> None:
+    """See that ``out`` is not there, is empty, or holds the file ``marker``.
+
+    Raises:
+        DataError: It is something else.
+    """
     if not (out.exists() or out.is_symlink()):
         return
     if out.is_dir() and not out.is_symlink() and ((out / marker).is_file() or not any(out.iterdir())):

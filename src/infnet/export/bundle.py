@@ -9,23 +9,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from infnet.data.dataset import History
+from infnet.data.dataset import EntityTable, History
 from infnet.data.encoders import Encoder
 from infnet.data.layout import Layout
 from infnet.errors import ArtifactError, SpecError
+from infnet.export.catalogue import Catalogue, Entities
 from infnet.export.engine import Engine, EngineTables
 from infnet.export.folded import FoldedINFNet
 from infnet.export.graph import Backend, OnnxBackend, TorchBackend
 from infnet.export.keys import KeyIndex
+from infnet.export.learning import LEARNING_FILES, LearningState
+from infnet.export.manifest import BUNDLE_VERSION, MANIFEST, BackendName, BundleManifest, FileRecord
 from infnet.export.networks import GeneralNetwork, ServingNetwork
 from infnet.export.tables import Precision, Table, open_array
+from infnet.features import Side
 from infnet.models.base import RankingModel, build_model
 from infnet.models.infnet import INFNet
+from infnet.schema import load_spec
 from infnet.training.checkpoint import load_checkpoint, load_parameters
+from infnet.training.config import load_config
 
 __all__ = [
     "BUNDLE_VERSION",
@@ -39,80 +46,14 @@ __all__ = [
     "table_precision",
 ]
 
-BUNDLE_VERSION = 1
-MANIFEST = "bundle.json"
-BackendName = Literal["onnx", "torch"]
-
 _SMALL = 64 * 2**20
 """Bytes of a file up to which every opening reads it to check its contents."""
 
 
 _REQUIRED = (
     *("whole.onnx", "padded.onnx", "model.safetensors", "serving.safetensors", "encoder/encoders.json"),
-    *("tables/embedding.npy", "tables/tokens.npy", "items/keys.npy", "users/keys.npy"),
+    *("tables/embedding.npy", "tables/tokens.npy", "items/keys.npy", "items/prior.npy", "users/keys.npy"),
 )
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FileRecord(_Record):
-    """What a file has to be."""
-
-    size: int
-    sha256: str
-
-
-class BundleManifest(_Record):
-    """``bundle.json``.
-
-    Beside it lie:
-
-    - ``spec.yaml``; ``encoder/encoders.json`` and ``encoder/vocabularies/NAME.parquet``: raw values to ids
-    - ``model.safetensors``: all parameters but the embedding table; ``serving.safetensors``: those the engine needs
-    - ``whole.onnx`` and ``padded.onnx``: the graph for one request, and for several with padded histories
-    - ``tables/``: ``embedding``, ``tokens``, ``events`` and those that the network names (:class:`EngineTables`)
-    - ``items/keys.npy`` and ``users/keys.npy`` (:class:`KeyIndex`); ``items/values/FEATURE.npy``; ``users/ids.npy`` and
-      ``users/dense.npy``; ``history/BEHAVIOUR.*.npy``, each user's last events when the dataset ended
-    """
-
-    format_version: int
-    package_version: str
-    name: str
-    """Of the dataset."""
-    model: str
-    settings: dict[str, Any]
-    layout: Layout
-    num_users: int
-    num_items: int
-    """Both with the unknown one."""
-    item_tables: tuple[str, ...]
-    """What the network reads of an item beside its tokens, in its order."""
-    reads_targets: bool
-    """Whether it reads candidates' items as events."""
-    precision: Precision
-    int8_dense: bool
-    """Whether the graphs' products with weights are int8."""
-    fingerprint: str
-    """Of the dataset."""
-    run: dict[str, Any]
-    """Seed, versions, and validation metrics of the run it was made from."""
-    parity: dict[str, float]
-    """Per back end, the largest difference to the training model over the largest logit, both in float32."""
-    loss: dict[str, float]
-    """Per binary task, validation AUC that compression costs; empty without compression."""
-    request_ms: dict[str, float]
-    """Per back end, milliseconds of one request of 500 candidates on one thread where the bundle was made."""
-    backend: BackendName
-    """The faster one."""
-    files: dict[str, FileRecord]
-
-    @property
-    def version(self) -> str:
-        """Names this bundle's contents."""
-        text = "".join(f"{name}{record.sha256}" for name, record in sorted(self.files.items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Bundle:
@@ -180,9 +121,7 @@ class Bundle:
     @cached_property
     def user_features(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Ids (num_users, id_width) and dense values (num_users, dense_width); row 0 is the unknown user."""
-        shape, layout = self.manifest.num_users, self.layout
-        ids = self._array("users/ids.npy", np.int32, (shape, layout.id_width("user")))
-        return ids, self._array("users/dense.npy", np.float32, (shape, layout.dense_width("user")))
+        return self._features("users", "user", self.manifest.num_users)
 
     @cached_property
     def histories(self) -> tuple[History, ...]:
@@ -202,6 +141,71 @@ class Bundle:
         if name not in self.manifest.files:
             return None
         return self._array(name, np.float64, (self.manifest.num_items,))
+
+    @cached_property
+    def prior(self) -> NDArray[np.float32]:
+        """(num_items,) each item's rate of the first binary task in training, a score of the item for anyone.
+
+        Rates of items that were shown rarely are drawn towards that of all; the unknown item's, index 0, is that.
+        """
+        scores: NDArray[np.float32] = self._array("items/prior.npy", np.float32, (self.manifest.num_items,))
+        return scores
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether it carries what training needs to go on."""
+        return all(name in self.manifest.files for name in LEARNING_FILES)
+
+    def catalogue(self) -> Catalogue:
+        """Its users, items, histories and encoder.
+
+        Raises:
+            ArtifactError: It was exported without what training needs, or is damaged.
+        """
+        self._require_learning()
+        features = self.encoder.features.values()
+        found = {f.name: self.item_values(f.name) for f in features if f.reads == "item"}
+        return Catalogue(
+            spec=load_spec(self.path / "spec.yaml"),
+            encoder=self.encoder,
+            users=Entities(self.users.texts(), EntityTable(*self.user_features)),
+            items=Entities(self.items.texts(), EntityTable(*self._features("items", "item", self.manifest.num_items))),
+            item_values={name: values for name, values in found.items() if values is not None},
+            histories=self.histories,
+        )
+
+    def learning(self) -> LearningState:
+        """What training needs to go on.
+
+        Raises:
+            ArtifactError: The bundle was exported without it, or is damaged.
+        """
+        self._require_learning()
+        file = self.path / "waiting.parquet"
+        try:
+            waiting = pl.read_parquet(file)
+        except pl.exceptions.PolarsError as error:
+            raise ArtifactError(f"{file}: cannot be read ({error}); export the run again") from error
+        return LearningState(
+            config=load_config(self.path / "train.yaml"),
+            tensors=load_checkpoint(self.path / "checkpoint.safetensors").tensors,
+            seen=self._array("seen.npy", np.int64, (self.layout.num_rows,)),
+            waiting=waiting,
+        )
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """What :attr:`prior` is made of: (num_items, 2) rows and positives.
+
+        Raises:
+            ArtifactError: The bundle was exported without what training needs, or is damaged.
+        """
+        self._require_learning()
+        counts: NDArray[np.int64] = self._array("items/counts.npy", np.int64, (self.manifest.num_items, 2))
+        return counts
+
+    def traced(self, name: str) -> bytes:
+        """The graph ``whole`` or ``padded`` without values (:func:`infnet.export.graph.trace_graph`)."""
+        return (self.path / "traced" / f"{name}.onnx").read_bytes()
 
     def load_model(self) -> RankingModel:
         """The model in evaluation mode, without its embedding table (one row stands in for it)."""
@@ -246,6 +250,16 @@ class Bundle:
             reads_targets=manifest.reads_targets,
             dense=dense,
         )
+
+    def _require_learning(self) -> None:
+        if not self.can_learn:
+            raise ArtifactError(
+                f"{self.path}: was exported with --no-checkpoint and cannot be updated; export the run again without it"
+            )
+
+    def _features(self, directory: str, side: Side, num: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        ids = self._array(f"{directory}/ids.npy", np.int32, (num, self.layout.id_width(side)))
+        return ids, self._array(f"{directory}/dense.npy", np.float32, (num, self.layout.dense_width(side)))
 
     def _keys(self, side: str) -> KeyIndex:
         keys: Any = open_array(self.path / side / "keys.npy")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -15,34 +14,24 @@ from safetensors.numpy import save_file
 import infnet
 from infnet.data.batches import BatchBuilder
 from infnet.data.dataset import Dataset
-from infnet.data.encoders import Encoder
 from infnet.data.workspace import replacing
-from infnet.errors import ArtifactError, SpecError, TrainingError
+from infnet.errors import TrainingError
 from infnet.evaluation.auc import auc
 from infnet.evaluation.efficiency import request_rows, seconds_of
-from infnet.evaluation.evaluate import open_dataset_of
-from infnet.export.bundle import (
-    BUNDLE_VERSION,
-    MANIFEST,
-    BackendName,
-    Bundle,
-    BundleManifest,
-    FileRecord,
-    serving_network,
-    sha256_of,
-)
+from infnet.export.bundle import Bundle, serving_network, sha256_of
+from infnet.export.catalogue import write_entities
 from infnet.export.engine import Engine
-from infnet.export.graph import GraphInputs, quantize_dense, require_runtime, write_graph
+from infnet.export.graph import GraphInputs, quantize_dense, require_runtime, trace_graph, write_graph
 from infnet.export.item_tables import dense_parameters, write_tables
-from infnet.export.keys import KeyIndex
+from infnet.export.learning import prior_scores
+from infnet.export.manifest import BUNDLE_VERSION, MANIFEST, BackendName, BundleManifest, FileRecord
 from infnet.export.replay import replayed
+from infnet.export.source import BundleSource
 from infnet.export.tables import Precision
-from infnet.models.base import RankingModel
-from infnet.schema import load_spec
 from infnet.training.checkpoint import save_checkpoint, write_atomically
 from infnet.training.run import Run
 
-__all__ = ["MAX_DIFFERENCE", "MAX_LOSS", "export_run", "sampled_aucs"]
+__all__ = ["MAX_DIFFERENCE", "MAX_LOSS", "export_run", "sampled_aucs", "write_bundle"]
 
 MAX_DIFFERENCE = 1e-5
 """Between bundle and training model, relative to the largest logit."""
@@ -63,6 +52,7 @@ def export_run(
     *,
     precision: Precision = "float32",
     int8_dense: bool = False,
+    checkpoint: bool = True,
     data: Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -73,6 +63,7 @@ def export_run(
         out: Directory to make; an older bundle there is replaced.
         precision: Of tables.
         int8_dense: Turn products with weights in the graph into int8 ones.
+        checkpoint: Carry along what training needs to go on; without it the bundle cannot be updated.
         data: Where the run's dataset is now; where it was by default.
         on_stage: Called with what is being done.
 
@@ -83,64 +74,93 @@ def export_run(
         DataError: ``out`` is something else or cannot be written.
     """
     require_runtime()
-    run, out = run if isinstance(run, Run) else Run.load(run), Path(out)
-    dataset, model = open_dataset_of(run, data), run.load_model()
-    serving_network(model, padded=False)  # says no before any work
+    source = BundleSource.of_run(run if isinstance(run, Run) else Run.load(run), data, checkpoint=checkpoint)
+    return write_bundle(source, out, precision=precision, int8_dense=int8_dense, on_stage=on_stage)
+
+
+def write_bundle(
+    source: BundleSource,
+    out: Path | str,
+    *,
+    precision: Precision = "float32",
+    int8_dense: bool = False,
+    like: Bundle | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Bundle:
+    """Write a bundle, which appears whole and checked against the model or not at all.
+
+    Args:
+        source: What it is made from.
+        out: Directory to make; an older bundle there is replaced.
+        precision: Of tables.
+        int8_dense: Turn products with weights in the graph into int8 ones.
+        like: A bundle of the same architecture, whose graphs need not be traced, nor requests timed, again.
+        on_stage: Called with what is being done.
+
+    Raises:
+        SpecError: The model cannot be exported, or an exporter is not installed.
+        TrainingError: Bundle and model disagree, or compression costs too much; nothing is written.
+        DataError: ``out`` is something else or cannot be written.
+    """
+    require_runtime()
+    out = Path(out)
     with replacing(out, MANIFEST) as directory:
-        _Export(run, dataset, model, directory, on_stage).write(precision, int8_dense=int8_dense)
+        _Export(source, directory, on_stage, like).write(precision, int8_dense=int8_dense)
     return Bundle.open(out)
 
 
 class _Export:
     def __init__(
-        self, run: Run, dataset: Dataset, model: RankingModel, directory: Path, on_stage: Callable[[str], None]
+        self, source: BundleSource, directory: Path, on_stage: Callable[[str], None], like: Bundle | None
     ) -> None:
-        self._run, self._dataset, self._model, self._directory = run, dataset, model, directory
-        self._on_stage = on_stage
-        self._network = serving_network(model, padded=False)
-        split = next((name for name in ("valid", "test", "train") if dataset.manifest.splits.get(name)), None)
-        if split is None:
-            raise SpecError(f"{dataset.path}: has no rows to check the bundle with")
-        self._split, self._rows = split, dataset.rows(split)
-        self._has_gaps = model.layout.has_gaps
+        self._source, self._directory, self._on_stage, self._like = source, directory, on_stage, like
+        self._model, self._items = source.model, source.catalogue.items.table
+        self._network = serving_network(source.model, padded=False)
+        self._rows = source.judge.rows(source.split)
+        self._has_gaps = source.model.layout.has_gaps
 
     def write(self, precision: Precision, *, int8_dense: bool) -> None:
         directory = self._directory
         self._on_stage("copying users, items and encoders")
         self._write_entities()
-        save_checkpoint(directory / "model.safetensors", self._dense_state(), {"run": self._run.about["seed"]})
+        dense = {name: value for name, value in self._model.state_dict().items() if name != "embedding.weight"}
+        save_checkpoint(directory / "model.safetensors", dense, {})
         save_file(dense_parameters(self._network), directory / "serving.safetensors")
         self._on_stage("computing the tables of items")
-        write_tables(self._network, self._dataset.items, directory / "tables", "float32")
+        write_tables(self._network, self._items, directory / "tables", "float32")
         manifest = self._manifest()
         bundle = Bundle(directory, manifest)
         self._on_stage("writing the graphs")
         self._write_graphs(bundle)
+        engines = _engines(bundle)
         self._on_stage("comparing with the training model")
-        engines = {name: bundle.engine(name) for name in _BACKENDS}
         parity = {name: self._difference(engine) for name, engine in engines.items()}
         for name, difference in parity.items():
             if not difference <= MAX_DIFFERENCE:
                 raise TrainingError(
-                    f"{self._run.path}: the bundle's {name} back end and the model differ by {difference:.1e} of the "
-                    f"largest logit, wanted at most {MAX_DIFFERENCE:.0e}; report this, nothing was written"
+                    f"{self._source.origin}: the bundle's {name} back end and the model differ by {difference:.1e} of "
+                    f"the largest logit, wanted at most {MAX_DIFFERENCE:.0e}; report this, nothing was written"
                 )
         loss: dict[str, float] = {}
         if precision != "float32" or int8_dense:
             self._on_stage("compressing, and judging what it costs")
-            before = sampled_aucs(engines["onnx"], self._dataset, self._split)
+            before = sampled_aucs(engines["onnx"], self._source.judge, self._source.split)
             manifest = manifest.model_copy(update={"precision": precision, "int8_dense": int8_dense})
             bundle = self._compressed(manifest)
-            engines = {name: bundle.engine(name) for name in _BACKENDS}
-            after = sampled_aucs(engines["onnx"], self._dataset, self._split)
+            engines = _engines(bundle)
+            after = sampled_aucs(engines["onnx"], self._source.judge, self._source.split)
             loss = {task: before[task] - after[task] for task in before}
             mean = float(np.mean([*loss.values()])) if loss else 0.0
             if not mean <= MAX_LOSS:
                 raise TrainingError(
-                    f"{self._run.path}: {precision}{' with int8 products' if int8_dense else ''} costs {mean:.5f} of "
-                    f"validation AUC, wanted at most {MAX_LOSS}; export it with less compression, nothing was written"
+                    f"{self._source.origin}: {precision}{' with int8 products' if int8_dense else ''} costs "
+                    f"{mean:.5f} of validation AUC, wanted at most {MAX_LOSS}; export it with less compression, "
+                    "nothing was written"
                 )
-        request_ms = {name: 1000 * self._request_seconds(engine) for name, engine in engines.items()}
+        if self._like is not None:
+            request_ms = self._like.manifest.request_ms
+        else:
+            request_ms = {name: 1000 * self._request_seconds(engine) for name, engine in engines.items()}
         update = {
             "parity": parity,
             "loss": loss,
@@ -156,58 +176,33 @@ class _Export:
         write_atomically(directory / MANIFEST, manifest.model_dump_json(indent=1))
 
     def _write_entities(self) -> None:
-        source, directory = self._dataset.path, self._directory
-        encoder = Encoder.load(source)
-        encoder.save(_made(directory / "encoder"))
-        has_table = load_spec(source / "spec.yaml").item is not None
-        for name, feature in encoder.features.items():
-            file = source / "items" / "values" / f"{name}.npy"
-            if feature.reads == "item" and has_table and not file.is_file():
-                raise ArtifactError(
-                    f"{file}: is missing, an older version made the dataset; prepare it again and train"
-                )
-        shutil.copyfile(source / "spec.yaml", directory / "spec.yaml")
-        for side in ("users", "items"):
-            keys = pl.read_parquet(source / side / "keys.parquet")["key"]
-            KeyIndex.write(_made(directory / side) / "keys.npy", keys)
-        if (source / "items" / "values").is_dir():
-            shutil.copytree(source / "items" / "values", directory / "items" / "values")
-        for name in ("ids", "dense"):
-            array = getattr(self._dataset.users, name)
-            if array.size:
-                np.save(directory / "users" / f"{name}.npy", array)
-        for behaviour, history in zip(self._dataset.layout.behaviours, self._dataset.histories, strict=True):
-            kept = np.minimum(np.diff(history.starts), behaviour.length)
-            starts = np.append(0, np.cumsum(kept))
-            places = np.arange(starts[-1]) + np.repeat(history.starts[1:] - starts[1:], kept)
-            stem = _made(directory / "history") / behaviour.name
-            for name, values in (
-                ("starts", starts),
-                ("items", history.items[places]),
-                ("times", history.times[places]),
-            ):
-                np.save(stem.with_name(f"{stem.name}.{name}.npy"), values)
-
-    def _dense_state(self) -> dict[str, torch.Tensor]:
-        return {name: value for name, value in self._model.state_dict().items() if name != "embedding.weight"}
+        source, directory = self._source, self._directory
+        source.catalogue.write(directory, source.model.layout)
+        np.save(directory / "items" / "prior.npy", prior_scores(source.counts))
+        if source.learning is not None:
+            source.learning.write(directory)
+            np.save(directory / "items" / "counts.npy", source.counts)
+            write_entities(self._items, directory / "items")
 
     def _manifest(self) -> BundleManifest:
+        source = self._source
         return BundleManifest(
             format_version=BUNDLE_VERSION,
             package_version=infnet.__version__,
-            name=self._dataset.manifest.name,
+            name=source.name,
             model=self._model.name,
             settings=self._model.config.model_dump(mode="json"),
             layout=self._model.layout,
-            num_users=self._dataset.manifest.num_users,
-            num_items=self._dataset.manifest.num_items,
+            num_users=source.catalogue.users.num,
+            num_items=source.catalogue.items.num,
             item_tables=self._network.item_tables,
             reads_targets=self._network.reads_targets,
             precision="float32",
             int8_dense=False,
-            fingerprint=self._run.about["fingerprint"],
-            run={key: self._run.about.get(key) for key in ("seed", "versions")}
-            | {"valid": self._run.report["metrics"]},
+            fingerprint=source.fingerprint,
+            run=dict(source.run),
+            trained_to_ms=source.trained_to_ms,
+            lineage=source.lineage,
             parity={},
             loss={},
             request_ms={},
@@ -219,7 +214,11 @@ class _Export:
         # Two of everything that is dynamic: what is one while it is traced stays one.
         for name, num_requests in (("whole", 1), ("padded", 2)):
             network = serving_network(self._model, padded=num_requests > 1)
-            write_graph(network, self._blank(bundle, num_requests), self._directory / f"{name}.onnx")
+            traced = self._like.traced(name) if self._like else trace_graph(network, self._blank(bundle, num_requests))
+            write_graph(traced, network, self._directory / f"{name}.onnx")
+            if self._source.learning is not None:
+                (self._directory / "traced").mkdir(exist_ok=True)
+                (self._directory / "traced" / f"{name}.onnx").write_bytes(traced)
 
     def _blank(self, bundle: Bundle, num_requests: int) -> GraphInputs:
         """Zeros in the shapes of a request."""
@@ -244,7 +243,7 @@ class _Export:
 
     def _compressed(self, manifest: BundleManifest) -> Bundle:
         shutil.rmtree(self._directory / "tables")
-        write_tables(self._network, self._dataset.items, self._directory / "tables", manifest.precision)
+        write_tables(self._network, self._items, self._directory / "tables", manifest.precision)
         if manifest.int8_dense:
             for name in ("whole", "padded"):
                 quantize_dense(self._directory / f"{name}.onnx")
@@ -256,12 +255,12 @@ class _Export:
 
     def _difference(self, engine: Engine) -> float:
         """Of sampled requests, one by one and together."""
-        builder = BatchBuilder(self._dataset, self._rows, gaps=self._has_gaps)
+        builder = BatchBuilder(self._source.judge, self._rows, gaps=self._has_gaps)
         requests, wanted = [], []
         with torch.inference_mode():
             for index in range(_REQUESTS):
                 chosen = self._chosen(index, 1 + (index * _CANDIDATES) // _REQUESTS)
-                requests.append(replayed(self._dataset, self._rows, chosen, gaps=self._has_gaps))
+                requests.append(replayed(self._source.judge, self._rows, chosen, gaps=self._has_gaps))
                 wanted.append(self._model(builder.build(chosen[None]))[0].numpy())
         largest = max(np.abs(each).max() for each in wanted)
         alone = [engine.logits([request])[0] for request in requests]
@@ -272,14 +271,18 @@ class _Export:
         return worst / float(largest)
 
     def _request_seconds(self, engine: Engine) -> float:
-        chosen = request_rows(self._dataset, self._split, _TIMED_CANDIDATES)
-        request = replayed(self._dataset, self._rows, chosen, gaps=self._has_gaps)
+        chosen = request_rows(self._source.judge, self._source.split, _TIMED_CANDIDATES)
+        request = replayed(self._source.judge, self._rows, chosen, gaps=self._has_gaps)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             return seconds_of(lambda: engine.logits([request]), 20)
         finally:
             torch.set_num_threads(threads)
+
+
+def _engines(bundle: Bundle) -> dict[BackendName, Engine]:
+    return {name: bundle.engine(name) for name in _BACKENDS}
 
 
 def sampled_aucs(engine: Engine, dataset: Dataset, split: str) -> dict[str, float]:
@@ -298,8 +301,3 @@ def sampled_aucs(engine: Engine, dataset: Dataset, split: str) -> dict[str, floa
         if task.kind == "binary" and 0 < is_positive.sum() < len(is_positive):
             aucs[task.name] = auc(is_positive, scores[seen, index])
     return aucs
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory

@@ -16,11 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infnet.errors import SpecError
+from infnet.errors import ArtifactError, SpecError
 from infnet.export.networks import ServingNetwork
 from infnet.layers.table_read import plain_reads
 
-__all__ = ["Backend", "GraphInputs", "OnnxBackend", "TorchBackend", "quantize_dense", "require_runtime", "write_graph"]
+__all__ = [
+    "Backend",
+    "GraphInputs",
+    "OnnxBackend",
+    "TorchBackend",
+    "quantize_dense",
+    "require_exporter",
+    "require_runtime",
+    "trace_graph",
+    "write_graph",
+]
 
 _MOST = 2**30
 
@@ -102,22 +112,20 @@ def require_runtime() -> ModuleType:
     return module
 
 
-def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> None:
-    """Write a network as a graph with dynamic candidates, histories and, if the example has several, requests.
+def trace_graph(network: ServingNetwork, inputs: GraphInputs) -> bytes:
+    """A network as a graph with dynamic candidates, histories and, if the example has several, requests.
+
+    Every parameter stands in it under its own name, without its values: it is the same for all networks of one
+    architecture, and :func:`write_graph` makes of it a graph that runs.
 
     Args:
         network: To be traced.
         inputs: An example of at least two candidates, and two events of each behaviour.
-        path: Of the file.
 
     Raises:
         SpecError: The exporter is not installed.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise SpecError(f"{error.name} is not installed; run pip install 'infnet[export]'") from error
+    require_exporter()
     # Traced as "at least two", which never asks whether there is one; run, the products hold for one as well.
     candidates = torch.export.Dim("candidates", min=2, max=_MOST)
     requests = torch.export.Dim("requests", min=2, max=_MOST) if len(inputs.request) > 1 else None
@@ -131,17 +139,68 @@ def write_graph(network: ServingNetwork, inputs: GraphInputs, path: Path) -> Non
         [{0: requests, 1: length} for length in lengths],
     )
     with _quiet(), torch.no_grad(), plain_reads():
-        torch.onnx.export(
+        program = torch.onnx.export(
             network,
             _tensors(inputs),
-            path,
             input_names=[name for name, _ in _named(inputs)],
             output_names=["logits"],
             dynamic_shapes=shapes,
             dynamo=True,
-            external_data=False,
+            optimize=False,
             verbose=False,
         )
+    assert program is not None
+    proto, own = program.model_proto, network.state_dict()
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # where in which file it came from
+    for tensor in proto.graph.initializer:
+        if tensor.name in own:
+            tensor.ClearField("raw_data")
+    traced: bytes = proto.SerializeToString(deterministic=True)
+    return traced
+
+
+def write_graph(traced: bytes, network: ServingNetwork, path: Path) -> None:
+    """Write what :func:`trace_graph` gave with the parameters of a network, all that depends on them alone computed.
+
+    Raises:
+        SpecError: The exporter is not installed.
+        ArtifactError: It is of another architecture.
+    """
+    require_exporter()
+    import onnx
+    from onnxscript import optimizer
+
+    try:
+        proto = onnx.load_from_string(traced)
+    except Exception as error:  # of a parser that promises no type
+        raise ArtifactError(f"{path.name}: the traced graph is damaged ({error}); export the run again") from error
+    own = network.state_dict()
+    for tensor in proto.graph.initializer:
+        if tensor.name in own:
+            values = own[tensor.name].detach().numpy()
+            if tuple(tensor.dims) != values.shape:
+                raise ArtifactError(
+                    f"{path.name}: {tensor.name} has the shape {tuple(tensor.dims)} in the graph, {values.shape} in "
+                    "the model; export the run again"
+                )
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    with _quiet():
+        proto = optimizer.optimize(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def require_exporter() -> None:
+    """See that graphs can be written.
+
+    Raises:
+        SpecError: The exporter is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SpecError(f"{error.name} is not installed; run pip install 'infnet[export]'") from error
 
 
 def quantize_dense(path: Path) -> None:

@@ -79,11 +79,18 @@ class KeyIndex:
 
     def key(self, index: int) -> str:
         """The key of an index from 1 on."""
-        entry = self._keys[index - 1]
+        return self.keys(np.array([index]))[0]
+
+    def keys(self, indices: NDArray[np.integer]) -> list[str]:
+        """The keys of indices (n,) from 1 on."""
+        entries = self._keys[indices - 1].tolist()
+        return [*map(str if self._is_number else _decoded, entries)]
+
+    def texts(self) -> pl.Series:
+        """All keys (len,), in their order."""
         if self._is_number:
-            return str(entry)
-        length = int.from_bytes(bytes(entry)[:_PREFIX].ljust(_PREFIX, b"\0"), "big")
-        return bytes(entry)[_PREFIX:].ljust(length, b"\0").decode()  # NumPy drops zeros at the end
+            return pl.Series(self._keys, dtype=pl.Int64).cast(pl.String)
+        return pl.Series([self.key(index + 1) for index in range(len(self))], dtype=pl.String)
 
     def _search(self, texts: Sequence[str]) -> list[int]:
         if not len(self._keys):
@@ -102,6 +109,12 @@ class KeyIndex:
         if len(encoded) + _PREFIX > self._keys.dtype.itemsize:
             return b""
         return len(encoded).to_bytes(_PREFIX, "big") + encoded
+
+
+def _decoded(entry: bytes) -> str:
+    """The key of an entry, at whose end NumPy has dropped zeros."""
+    length = int.from_bytes(entry[:_PREFIX].ljust(_PREFIX, b"\0"), "big")
+    return entry[_PREFIX:].ljust(length, b"\0").decode()
 
 
 def _text(key: Key) -> str:

@@ -148,9 +148,10 @@ class Feature(BaseModel):
         raise TypeError(f"kind '{self.kind}' reads no column of an item")
 
     def encode_at(
-        self, item_values: NDArray[np.float64], time_ms: int, fitted: Fitted
+        self, item_values: NDArray[np.float64], time_ms: int | NDArray[np.int64], fitted: Fitted
     ) -> NDArray[np.int32] | NDArray[np.float32]:
-        """As :meth:`encode`, from what :meth:`item_value` gave (n,), NaN where missing, and the request's time."""
+        """As :meth:`encode`, from what :meth:`item_value` gave (n,), NaN where missing, and the request's time,
+        one or (n,)."""
         raise TypeError(f"kind '{self.kind}' reads no column of an item")
 
 

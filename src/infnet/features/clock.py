@@ -129,7 +129,7 @@ class AgeFeature(Feature):
         return self._rows(values.cast(pl.Float64).fill_null(float("nan")).to_numpy(), fitted)
 
     def encode_at(
-        self, item_values: NDArray[np.float64], time_ms: int, fitted: Fitted
+        self, item_values: NDArray[np.float64], time_ms: int | NDArray[np.int64], fitted: Fitted
     ) -> NDArray[np.int32] | NDArray[np.float32]:
         """Embedding rows (n, 1) of items with these dates."""
         return self._rows((time_ms - item_values) / _DAY_MS, fitted)

@@ -16,6 +16,7 @@ from infnet.export.bundle import Bundle
 from infnet.export.engine import EncodedRequest, Values
 from infnet.export.keys import Key
 from infnet.features import Feature, Side
+from infnet.serving.feature_store.base import UserRecord
 
 __all__ = ["RankRequest", "RequestEncoder", "UserState"]
 
@@ -89,13 +90,38 @@ class RequestEncoder:
     def snapshot(self, key: Key) -> UserState:
         """A user as of the end of the dataset that the bundle was made from; nothing but "unknown" for a new one."""
         user = int(self._bundle.users.find([key])[0])
-        ids, dense = self._bundle.user_features
         histories, times = [], []
         for history in self._bundle.histories:
             start, end = history.starts[user], history.starts[user + 1]
             histories.append(history.items[start:end][::-1])
             times.append(history.times[start:end][::-1])
-        return UserState(Values(ids[user], dense[user]), tuple(histories), tuple(times))
+        return UserState(self._stored(user), tuple(histories), tuple(times))
+
+    def recall(self, key: Key, record: UserRecord) -> UserState:
+        """A user as a feature store knows them; of one without features there, the bundle's.
+
+        Args:
+            key: The user's.
+            record: Its histories are in the bundle's behaviours; items that the bundle does not know are left out.
+
+        Raises:
+            DataError: A feature is unknown, or a value cannot be read.
+        """
+        if record.values is None:
+            values = self._stored(int(self._bundle.users.find([key])[0]))
+        else:
+            values = self._describe_values(key, record.values)
+        histories, times = [], []
+        for behaviour in self._layout.behaviours:
+            history = record.histories.get(behaviour.name)
+            items = self._bundle.items.find(history.items if history else ())
+            when = np.array(history.times if history else (), dtype=np.int64)
+            is_known = items > 0
+            if not is_known.all():
+                items, when = items[is_known], when[is_known]
+            histories.append(items)
+            times.append(when)
+        return UserState(values, tuple(histories), tuple(times))
 
     def describe(
         self,
@@ -118,11 +144,7 @@ class RequestEncoder:
         for name in events:
             if name not in behaviours:
                 raise DataError(f"no behaviour is called '{name}'{did_you_mean(name, behaviours)}")
-        values = dict(features)
-        for feature in self._user:
-            if feature.reads == "key":
-                values[feature.name] = key
-        encoded = self._encode_side("user", self._user, values, 0)
+        encoded = self._describe_values(key, features)
         histories, times = [], []
         for name in behaviours:
             listed = events.get(name, ())
@@ -132,6 +154,14 @@ class RequestEncoder:
             histories.append(items[is_known])
             times.append(when[is_known])
         return UserState(encoded, tuple(histories), tuple(times))
+
+    def _describe_values(self, key: Key | None, features: Mapping[str, Any]) -> Values:
+        keys = {feature.name: key for feature in self._user if feature.reads == "key"}
+        return self._encode_side("user", self._user, {**features, **keys}, 0)
+
+    def _stored(self, user: int) -> Values:
+        ids, dense = self._bundle.user_features
+        return Values(ids[user], dense[user])
 
     def _encode_context(self, given: Mapping[str, Any], now: int) -> Values:
         return self._encode_side("context", self._context, given, now)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from infnet.errors import SpecError, did_you_mean
 from infnet.export.bundle import BackendName, Bundle
+from infnet.export.engine import EncodedRequest
 from infnet.export.keys import Key
 from infnet.models.base import predictions
 from infnet.serving.encoding import RankRequest, RequestEncoder, UserState
@@ -79,9 +80,12 @@ class Ranker:
 
     def score_many(self, requests: Sequence[RankRequest]) -> list[NDArray[np.float64]]:
         """The same for several requests, computed together where that is faster: (N, T) each."""
-        encoded = [self.encoder.encode(request) for request in requests]
+        return self.score_encoded([self.encoder.encode(request) for request in requests])
+
+    def score_encoded(self, requests: Sequence[EncodedRequest]) -> list[NDArray[np.float64]]:
+        """The same for requests that :attr:`encoder` gave."""
         layout = self.bundle.layout
-        return [predictions(torch.from_numpy(z), layout.tasks).numpy() for z in self._engine.logits(encoded)]
+        return [predictions(torch.from_numpy(z), layout.tasks).numpy() for z in self._engine.logits(requests)]
 
     def rank(self, request: RankRequest, by: str | None = None) -> list[RankedItem]:
         """The candidates, best first; equal ones in the order they came.

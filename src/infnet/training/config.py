@@ -71,6 +71,9 @@ class TrainConfig(BaseModel):
     """Training steps from one look at the tasks' gradients, a backward pass for each, to the next."""
     cagrad_c: float = Field(default=0.5, ge=0, lt=1)
     """How far from the mean gradient cagrad may go, as a share of its norm; with 0 it is the plain sum."""
+    fake_negatives: tuple[str, ...] = ()
+    """Binary tasks whose labels come late: every impression is a negative at first, and a row of its own besides once
+    it turns out positive (:func:`infnet.training.objectives.task_losses`)."""
     monitor: str = "mean"
     """Validation metric for early stopping and the best checkpoint: ``mean_auc`` and ``mean_gauc`` over the binary
     tasks, ``mean``, the average of both, or ``TASK_METRIC`` such as ``click_auc``, ``like_gauc``, ``click_logloss``,

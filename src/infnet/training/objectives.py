@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,11 @@ class Loss:
 
 
 def task_losses(
-    logits: Tensor, labels: Tensor, present: Tensor, tasks: tuple[TaskLayout, ...]
+    logits: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    tasks: tuple[TaskLayout, ...],
+    fake_negatives: Collection[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Mean loss of each task over its observed labels, (T,), and whether there are any, (T,) bool.
 
@@ -42,13 +47,23 @@ def task_losses(
         labels: (R, N, T) in the label's own unit, NaN where unobserved.
         present: (R, N) bool, False for padded candidates, whose logits and labels do not matter.
         tasks: Kinds of loss, and mean and deviation of the labels.
+        fake_negatives: Binary tasks of which every impression is a negative first, and a row of its own besides once it
+            turns out positive. With p predicted, positives weigh 1 + p and negatives (1 - p)(1 + p), under which what
+            is learnt is the rate of impressions and not that of rows (Ktena et al., RecSys 2019).
     """
     known = ~labels.isnan() & present[..., None]
     # Zeros where there is nothing to learn from: no NaN and no gradient reaches the model from there.
     logits = torch.where(known, logits.float(), 0.0)
     labels = torch.where(known, labels, 0.0)
     counts = known.sum(dim=(0, 1))
-    losses = torch.stack([_elementwise(logits[..., i], labels[..., i], task) for i, task in enumerate(tasks)], dim=-1)
+    losses = torch.stack(
+        [
+            _elementwise(logits[..., i], labels[..., i], task)
+            * (_fake_negative_weights(logits[..., i], labels[..., i]) if task.name in fake_negatives else 1.0)
+            for i, task in enumerate(tasks)
+        ],
+        dim=-1,
+    )
     return torch.where(known, losses, 0.0).sum(dim=(0, 1)) / counts.clamp(min=1), counts > 0
 
 
@@ -62,6 +77,11 @@ def _elementwise(logits: Tensor, labels: Tensor, task: TaskLayout) -> Tensor:
     if task.loss == "huber":
         return F.huber_loss(logits, standardised, reduction="none")
     return F.mse_loss(logits, standardised, reduction="none")
+
+
+def _fake_negative_weights(logits: Tensor, labels: Tensor) -> Tensor:
+    prob = logits.detach().sigmoid()
+    return (1.0 + prob) * torch.where(labels > 0, 1.0, 1.0 - prob)
 
 
 class FixedWeights(nn.Module):
@@ -182,6 +202,7 @@ class Objective(nn.Module):
     def __init__(self, tasks: tuple[TaskLayout, ...], config: TrainConfig) -> None:
         super().__init__()
         self.tasks = tasks
+        self.fake_negatives = frozenset(config.fake_negatives)
         self.weighting: FixedWeights | UncertaintyWeights | GradNormWeights = FixedWeights(tasks)
         self.surgery: Surgery | None = None
         if config.task_weighting == "uncertainty":
@@ -197,7 +218,7 @@ class Objective(nn.Module):
     def forward(self, model: RankingModel, logits: Tensor, batch: RequestBatch) -> Loss:
         """The loss of a batch with labels, the model's own auxiliary loss included."""
         assert batch.labels is not None
-        losses, observed = task_losses(logits, batch.labels, batch.present, self.tasks)
+        losses, observed = task_losses(logits, batch.labels, batch.present, self.tasks, self.fake_negatives)
         total = self.weighting(losses, observed, model.shared_parameters())
         auxiliary = model.auxiliary_loss()
         return Loss(total if auxiliary is None else total + auxiliary, losses, observed, auxiliary)

@@ -72,13 +72,29 @@ class TrainState:
         tensors: dict[str, Tensor] = {"sums": self.sums, "random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        for part, state in (
-            ("model", self.model.state_dict()),
-            ("objective", self.objective.state_dict()),
-            ("optimizers", self.optimizers.state_dict()),
-        ):
-            tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
-        save_checkpoint(path, tensors, asdict(self.position))
+        save_checkpoint(path, tensors | self.tensors(), asdict(self.position))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of ``model``, ``objective`` and ``optimizers``, each under its part's name; themselves, not copies."""
+        parts: dict[str, dict[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+        }
+        return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+    def take(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Take up what :meth:`tensors` gave for the same model and configuration; ``path`` is for messages.
+
+        Raises:
+            ArtifactError: It is of another model.
+        """
+        load_parameters(self.model, _part(checkpoint, "model."), path)
+        try:
+            self.objective.load_state_dict(_part(checkpoint, "objective.").tensors)
+            self.optimizers.load_state_dict(_part(checkpoint, "optimizers.").tensors)
+        except (KeyError, RuntimeError) as error:
+            raise _misfit(path, error) from error
 
     def restore(self, path: Path) -> None:
         """Take up what :meth:`save` wrote for the same model and configuration.
@@ -87,19 +103,19 @@ class TrainState:
             ArtifactError: The file is missing, damaged, or of another model.
         """
         checkpoint = load_checkpoint(path)
-        load_parameters(self.model, _part(checkpoint, "model."), path)
+        self.take(checkpoint, path)
         try:
-            self.objective.load_state_dict(_part(checkpoint, "objective.").tensors)
-            self.optimizers.load_state_dict(_part(checkpoint, "optimizers.").tensors)
             self.sums.copy_(checkpoint.tensors["sums"])
             self.position = Position(**{f.name: checkpoint.state[f.name] for f in fields(Position)})
             torch.set_rng_state(checkpoint.tensors["random.cpu"])
             if self.device.type == "cuda" and "random.cuda" in checkpoint.tensors:
                 torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"], self.device)
         except (KeyError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{path}: does not fit this run ({error}); use the version that wrote it, or train again"
-            ) from error
+            raise _misfit(path, error) from error
+
+
+def _misfit(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path}: does not fit this run ({error}); use the version that wrote it, or train again")
 
 
 def _part(checkpoint: Checkpoint, prefix: str) -> Checkpoint:

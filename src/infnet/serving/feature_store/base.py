@@ -13,6 +13,7 @@ __all__ = ["FeatureStore", "Fetched", "History", "HistoryEvent", "Lookup", "User
 
 _SLACK, _DELAYED_SLACK = 50, 1000
 """Events kept beyond those that a model reads: room for late ones, and for those that wait for a delay to pass."""
+_OTHER_BOUND = 1000
 
 
 class History(NamedTuple):
@@ -41,7 +42,8 @@ class HistoryEvent(NamedTuple):
     item: str
     time_ms: int
     order: int
-    """Among a user's events at one time, the higher one is the more recent; from 0 to 2**63 - 1."""
+    """Among a user's events at one time, the higher one is the more recent (of equal ones, the item that sorts later);
+    from 0 to 2**63 - 1."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Lookup:
     """Whose dynamic features are wanted; empty where the model reads none."""
     before: Mapping[str, int] = field(default_factory=dict)
     """Per behaviour wanted: only events strictly before this time, ms since 1970."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Per behaviour, how many of these at most, the most recent ones; all that are kept where it is not said."""
     request_id: str | None = None
     """Remembered as this user's for :meth:`FeatureStore.users_of`."""
 
@@ -69,28 +73,52 @@ class Fetched:
 class FeatureStore(ABC):
     """Users' features and histories, and items' dynamic features. Every method is safe to call from several threads.
 
-    Histories are bounded: per behaviour the most recent events (:func:`history_bounds`), older ones are dropped. What
-    has not been written for ``ttl_s`` seconds is forgotten.
+    Histories are bounded: per behaviour the most recent events, older ones are dropped. A history, and the features of
+    a user or an item, are forgotten when they have not been written for ``ttl_s`` seconds.
+
+    Args:
+        bounds: Per behaviour, how many events of a user are kept (:func:`history_bounds`); 1,000 of any other.
 
     Raises:
         StoreError: From every method, when the store cannot be reached or does not answer in time.
     """
 
+    def __init__(self, bounds: Mapping[str, int]) -> None:
+        self._bounds = dict(bounds)
+
+    def bound(self, behaviour: str) -> int:
+        """How many events of a behaviour are kept of a user."""
+        return self._bounds.get(behaviour, _OTHER_BOUND)
+
     @abstractmethod
     def fetch(self, lookups: Sequence[Lookup]) -> list[Fetched]:
-        """The answers to several lookups, in one round trip; at most ``length`` events of each behaviour."""
+        """The answers to several lookups, in one round trip."""
 
     @abstractmethod
     def append(self, events: Sequence[HistoryEvent]) -> None:
-        """Add events to histories; all of them or, after a crash, none. They may come in any order and repeatedly."""
+        """Add events to histories; they may come in any order and repeatedly.
+
+        After a failure none has been added or, of more than a thousand, some: append them again.
+
+        Raises:
+            DataError: A time or an order is out of range.
+        """
 
     @abstractmethod
     def put_users(self, values: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set raw features of users, replacing what was set before."""
+        """Set raw features of users, replacing what was set before.
+
+        Raises:
+            DataError: A value has no JSON.
+        """
 
     @abstractmethod
     def put_items(self, values: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set raw dynamic features of items, replacing what was set before."""
+        """Set raw dynamic features of items, replacing what was set before.
+
+        Raises:
+            DataError: A value has no JSON.
+        """
 
     @abstractmethod
     def users_of(self, request_ids: Sequence[str]) -> list[str | None]:

@@ -1,0 +1,73 @@
+"""How much of a request can be done in the time it has left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["DEGRADATIONS", "Costs", "Degradation", "Plan"]
+
+Degradation: TypeAlias = Literal["capped_candidates", "last_known_features", "popularity_order"]
+DEGRADATIONS: tuple[Degradation, ...] = ("capped_candidates", "last_known_features", "popularity_order")
+"""What is left out when time runs short, first to last: score only the candidates with the highest prior score; do not
+ask the feature store; do not ask the model."""
+
+_LEAST_CANDIDATES = 20
+_SAFETY = 1.5
+"""Times what is usual, that a plan counts on."""
+_RATE = 0.05
+"""Weight of the latest observation in the running means."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do of a request."""
+
+    asks_store: bool
+    num_candidates: int
+    """To score, those with the highest prior first; 0 to answer by the prior alone."""
+
+
+class Costs:
+    """Running means of what stages take.
+
+    Threads share one without a lock: an observation lost now and then does not matter.
+    """
+
+    def __init__(self) -> None:
+        self.fetch_s = 0.001
+        self.base_s = 0.001
+        """Of a request whatever its size."""
+        self.candidate_s = 8e-6
+        self.service_s = 0.005
+        """Of a worker per request, all stages."""
+
+    def fetched(self, seconds: float) -> None:
+        """Count one call of the feature store."""
+        self.fetch_s += _RATE * (seconds - self.fetch_s)
+
+    def scored(self, seconds: float, num_candidates: int) -> None:
+        """Count the encoding and scoring of so many candidates."""
+        if num_candidates >= _LEAST_CANDIDATES:
+            self.candidate_s += _RATE * (max(0.0, seconds - self.base_s) / num_candidates - self.candidate_s)
+        else:
+            self.base_s += _RATE * (seconds - self.base_s)
+
+    def served(self, seconds: float) -> None:
+        """Count all that a worker did for one request."""
+        self.service_s += _RATE * (seconds - self.service_s)
+
+    def plan(self, left_s: float, num_candidates: int) -> Plan:
+        """The most that fits into the time left."""
+
+        def fitting(seconds: float) -> int:
+            spare = seconds / _SAFETY - self.base_s
+            return max(0, min(num_candidates, math.floor(spare / self.candidate_s))) if spare > 0 else 0
+
+        least = min(num_candidates, _LEAST_CANDIDATES)
+        with_store = fitting(left_s - _SAFETY * self.fetch_s)
+        if with_store >= least and left_s > 0:
+            return Plan(asks_store=True, num_candidates=with_store)
+        without = fitting(left_s)
+        return Plan(asks_store=False, num_candidates=without if without >= least and left_s > 0 else 0)

@@ -1,0 +1,72 @@
+"""What was delivered lately: whose request an event belongs to, and how predictions compare with what happened."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infnet.schema import Task
+from infnet.serving.events import IMPRESSION, Event
+from infnet.serving.features import Recent
+from infnet.serving.metrics import ServiceMetrics
+
+__all__ = ["ExposureMemory"]
+
+
+class _Delivered(NamedTuple):
+    user: str
+    places: dict[str, int]
+    predictions: NDArray[np.float64]
+    """(n, T)."""
+    tasks: tuple[Task, ...]
+    seen: set[str]
+    """Items with an impression."""
+    told: set[tuple[str, str]]
+    """Items and tasks with a label."""
+
+
+class ExposureMemory:
+    """The latest requests and what was predicted for the items delivered; safe to use from several threads.
+
+    Args:
+        metrics: Gets, per task, the sum of predictions over impressions and the sum of the labels that followed. Of
+            binary tasks the two agree in a calibrated model once their windows have closed.
+        limit: Requests to remember.
+    """
+
+    def __init__(self, metrics: ServiceMetrics, limit: int = 20_000) -> None:
+        self._metrics = metrics
+        self._delivered: Recent[str, _Delivered] = Recent(limit)
+        self._lock = threading.Lock()
+
+    def served(
+        self, request_id: str, user: str, items: Sequence[str], predictions: NDArray[np.float64], tasks: Sequence[Task]
+    ) -> None:
+        """Remember an answer: the items delivered and what was predicted for each (n, T)."""
+        places = {item: place for place, item in enumerate(items)}
+        self._delivered.put(request_id, _Delivered(user, places, predictions, tuple(tasks), set(), set()))
+
+    def user_of(self, request_id: str) -> str | None:
+        """Whose request it was, if it is remembered."""
+        found = self._delivered.get(request_id)
+        return None if found is None else found.user
+
+    def happened(self, event: Event) -> None:
+        """Count an event for calibration, if its request is remembered."""
+        found = self._delivered.get(event.request_id)
+        place = None if found is None else found.places.get(event.item_id)
+        if found is None or place is None:
+            return
+        with self._lock:
+            if event.type == IMPRESSION and event.item_id not in found.seen:
+                found.seen.add(event.item_id)
+                for task, prediction in zip(found.tasks, found.predictions[place].tolist(), strict=True):
+                    self._metrics.expected.labels(task.name).inc(max(0.0, prediction))
+            for task in found.tasks:
+                if task.event_type == event.type and (event.item_id, task.name) not in found.told and event.value > 0:
+                    found.told.add((event.item_id, task.name))
+                    self._metrics.observed.labels(task.name).inc(1.0 if task.kind == "binary" else event.value)

@@ -1,0 +1,201 @@
+"""The ranking service without its transport: requests in, orders out, within their deadlines."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from infnet.errors import DataError, InfnetError, SpecError, StoreError, did_you_mean
+from infnet.serving.budget import DEGRADATIONS, Costs
+from infnet.serving.event_log import EventLog
+from infnet.serving.events import Served
+from infnet.serving.exposure import ExposureMemory
+from infnet.serving.features import FeatureService
+from infnet.serving.live import LiveModel, ModelHolder
+from infnet.serving.metrics import ServiceMetrics
+from infnet.serving.ticket import Prepared, Ticket, by_prior, prepare
+from infnet.serving.wire import ItemReply, RankBody, RankReply
+
+__all__ = ["RankingService"]
+
+_log = structlog.get_logger(__name__)
+
+
+class RankingService:
+    """Answers ranking requests with the live model; safe to use from several threads.
+
+    What cannot be had in time is left out (:data:`infnet.serving.budget.DEGRADATIONS`), and the answer says so.
+
+    Args:
+        holder: Of the live model.
+        features: Of users and items.
+        log: Takes every request that the model answered, with the features it was answered with; None logs nothing.
+        memory: Told of every request, for the events that follow.
+        metrics: Told of everything.
+        by: Task whose prediction is the score; the model's first if None.
+        deadline_s: Of requests that ask for no shorter one.
+        max_candidates: Of one request.
+
+    Raises:
+        SpecError: ``by`` is no task of the model.
+    """
+
+    def __init__(
+        self,
+        holder: ModelHolder,
+        features: FeatureService,
+        log: EventLog | None,
+        memory: ExposureMemory,
+        metrics: ServiceMetrics,
+        *,
+        by: str | None = None,
+        deadline_s: float = 0.1,
+        max_candidates: int = 10_000,
+    ) -> None:
+        self.holder, self.features, self.log = holder, features, log
+        self.memory, self.metrics, self.costs = memory, metrics, Costs()
+        self._by, self._deadline_s, self._max_candidates = by, deadline_s, max_candidates
+        if by is not None:
+            _check_task(holder.live, by)
+
+    def admit(self, body: RankBody, arrived: float) -> Ticket:
+        """A ticket for a request.
+
+        Raises:
+            DataError: It has too many candidates, or its columns do not fit each other.
+            SpecError: It asks for an unknown task.
+        """
+        items, values = body.columns()
+        if len(items) > self._max_candidates:
+            raise DataError(f"the request has {len(items)} candidates, wanted at most {self._max_candidates}")
+        if body.by is not None:
+            _check_task(self.holder.live, body.by)
+        budget = self._deadline_s if body.deadline_ms is None else min(self._deadline_s, body.deadline_ms / 1000)
+        return Ticket(
+            body=body,
+            request_id=body.request_id or uuid.uuid4().hex,
+            user=str(body.user_id),
+            items=items,
+            values=values,
+            arrived=arrived,
+            deadline=arrived + budget,
+            time_ms=time.time_ns() // 1_000_000,
+        )
+
+    def answer(self, tickets: Sequence[Ticket]) -> list[RankReply | InfnetError]:
+        """Answers to requests that are computed together, or why there is none; in their order."""
+        model, started = self.holder.live, time.perf_counter()
+        for ticket in tickets:
+            ticket.seconds["queue"] = started - ticket.arrived
+        plans = [self.costs.plan(ticket.deadline - started, len(ticket.items)) for ticket in tickets]
+        asks_store = all(plan.asks_store for plan in plans)
+        wanted = [(t.request_id, t.user, t.items, t.time_ms) for t in tickets]
+        known = self.features.fetch(model, wanted, may_ask=asks_store)
+        fetched = time.perf_counter()
+        if asks_store:
+            self.costs.fetched(fetched - started)
+
+        found: dict[int, RankReply | InfnetError] = {}
+        prepared: dict[int, Prepared] = {}
+        for index, ticket in enumerate(tickets):
+            ticket.seconds["features"] = fetched - started
+            again = self.costs.plan(ticket.deadline - fetched, len(ticket.items))
+            num = min(plans[index].num_candidates, again.num_candidates)
+            try:
+                if num or not ticket.items:
+                    prepared[index] = prepare(model, ticket, known[index], num)
+                else:
+                    found[index] = self.popular(ticket)
+            except InfnetError as error:
+                found[index] = error
+        encoded = time.perf_counter()
+        scores = model.ranker.score_encoded([each.encoded for each in prepared.values()]) if prepared else []
+        scored = time.perf_counter()
+        for (index, each), predictions in zip(prepared.items(), scores, strict=True):
+            each.ticket.seconds |= {"encode": encoded - fetched, "model": scored - encoded}
+            found[index] = self._reply(model, each, predictions)
+        if prepared:
+            self.costs.scored(scored - fetched, sum(len(each.places) for each in prepared.values()))
+        self.costs.served((time.perf_counter() - started) / len(tickets))
+        self.metrics.batch_requests.observe(len(tickets))
+        return [found[index] for index in range(len(tickets))]
+
+    def popular(self, ticket: Ticket) -> RankReply:
+        """The answer that needs neither features nor model: candidates by their prior score."""
+        model = self.holder.live
+        order, prior = by_prior(model, ticket)
+        ticket.degraded.add("popularity_order")
+        items = [ItemReply(ticket.items[i], float(prior[i]), {}) for i in order[: ticket.body.limit]]
+        return self._finished(model, ticket, items)
+
+    def _reply(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> RankReply:
+        ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
+        column = tasks.index(ticket.body.by or self._by or tasks[0])
+        order = np.argsort(-predictions[:, column], kind="stable")[: ticket.body.limit]
+        places, chosen = prepared.places[order], predictions[order]
+        items = [
+            ItemReply(ticket.items[place], row[column], dict(zip(tasks, row, strict=True)))
+            for place, row in zip(places.tolist(), chosen.tolist(), strict=True)
+        ]
+        if not ticket.is_answered:
+            delivered = [item.item_id for item in items]
+            self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks)
+            self._write(model, prepared, order, items)
+            self._observe(model, prepared, chosen)
+        ticket.seconds["reply"] = time.perf_counter() - started
+        return self._finished(model, ticket, items)
+
+    def _finished(self, model: LiveModel, ticket: Ticket, items: list[ItemReply]) -> RankReply:
+        degraded = [step for step in DEGRADATIONS if step in ticket.degraded]
+        timings = {stage: 1000 * seconds for stage, seconds in ticket.seconds.items()} if ticket.body.timings else {}
+        return RankReply(ticket.request_id, model.version, items, list(degraded), timings)
+
+    def _write(self, model: LiveModel, prepared: Prepared, order: NDArray[np.intp], items: Sequence[ItemReply]) -> None:
+        """Log once what was read and answered, so that training reads it later and nothing else."""
+        if self.log is None:
+            return
+        ticket, user = prepared.ticket, prepared.known.user
+        served = Served(
+            request_id=ticket.request_id,
+            user_id=ticket.user,
+            time_ms=ticket.time_ms,
+            received_ms=ticket.time_ms,
+            version=model.version,
+            context=dict(ticket.body.context),
+            user=None if user is None or user.values is None else dict(user.values),
+            histories=prepared.histories(model),
+            items=[item.item_id for item in items],
+            values={name: [column[i] for i in order] for name, column in prepared.values.items()},
+            predictions={task: [item.tasks[task] for item in items] for task in model.ranker.tasks},
+            scores=[item.score for item in items],
+            degraded=sorted(ticket.degraded),
+        )
+        try:
+            self.log.append_served(served)
+        except StoreError as error:
+            self.metrics.log_failures.inc()
+            _log.error("served_request_not_logged", request_id=ticket.request_id, reason=str(error))
+
+    def _observe(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> None:
+        metrics, bundle = self.metrics, model.ranker.bundle
+        metrics.candidates.observe(len(prepared.ticket.items))
+        if not bundle.users.find([prepared.ticket.user])[0]:
+            metrics.unknown.labels("user").inc()
+        unknown = len(prepared.places) - int(np.count_nonzero(prepared.encoded.items))
+        if unknown:
+            metrics.unknown.labels("item").inc(unknown)
+        for behaviour, history in zip(bundle.layout.behaviours, prepared.encoded.histories, strict=True):
+            metrics.history_events.labels(behaviour.name).observe(len(history))
+        for task, column in zip(model.ranker.tasks, predictions.T, strict=True):
+            if len(column):
+                metrics.scores.labels(task).observe(float(column[0]))
+
+
+def _check_task(model: LiveModel, name: str) -> None:
+    if name not in model.ranker.tasks:
+        raise SpecError(f"no task is called '{name}'{did_you_mean(name, model.ranker.tasks)}")

@@ -1,0 +1,103 @@
+"""A request on its way through the service, and what it is answered from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infnet.export.engine import EncodedRequest
+from infnet.serving.budget import Degradation
+from infnet.serving.encoding import RankRequest, UserState
+from infnet.serving.events import ServedHistory
+from infnet.serving.features import Known
+from infnet.serving.live import LiveModel
+from infnet.serving.wire import RankBody
+
+__all__ = ["Prepared", "Ticket", "by_prior", "prepare"]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request on its way through the service."""
+
+    body: RankBody
+    request_id: str
+    user: str
+    items: list[str]
+    values: dict[str, list[Any]]
+    """Raw values of candidate features, one per item, as the request brought them."""
+    arrived: float
+    """By ``time.perf_counter``."""
+    deadline: float
+    """By the same clock."""
+    time_ms: int
+    """When it arrived, in ms since 1970."""
+    is_answered: bool = False
+    """Somebody has answered it, for want of time."""
+    degraded: set[Degradation] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A ticket whose features are known."""
+
+    ticket: Ticket
+    known: Known
+    state: UserState
+    places: NDArray[np.intp]
+    """Of the candidates to score."""
+    values: dict[str, list[Any]]
+    """Raw values of candidate features, one per candidate to score."""
+    encoded: EncodedRequest
+
+    def histories(self, model: LiveModel) -> dict[str, ServedHistory]:
+        """As they were read, in raw keys."""
+        if self.known.user is not None:
+            return {name: ServedHistory(h.items, h.times) for name, h in self.known.user.histories.items()}
+        bundle = model.ranker.bundle
+        pairs = zip(bundle.layout.behaviours, self.state.histories, self.state.times, strict=True)
+        return {b.name: ServedHistory(bundle.items.keys(items), times.tolist()) for b, items, times in pairs}
+
+
+def by_prior(model: LiveModel, ticket: Ticket) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Candidates' places (N,), the highest prior score first, and the priors in the order of the candidates."""
+    prior = model.prior[model.ranker.bundle.items.find(ticket.items)]
+    return np.argsort(-prior, kind="stable"), prior
+
+
+def prepare(model: LiveModel, ticket: Ticket, known: Known, num: int) -> Prepared:
+    """Encode a request of ``num`` candidates, those with the highest prior scores.
+
+    Raises:
+        DataError: A feature is unknown, or a value cannot be read.
+    """
+    places = np.arange(len(ticket.items))
+    if num < len(places):
+        places = np.sort(by_prior(model, ticket)[0][:num])
+        ticket.degraded.add("capped_candidates")
+    if known.is_last_known:
+        ticket.degraded.add("last_known_features")
+    encoder = model.ranker.encoder
+    state = encoder.snapshot(ticket.user) if known.user is None else encoder.recall(ticket.user, known.user)
+    values = _merged(model, ticket, known, places)
+    request = RankRequest(state, [ticket.items[i] for i in places], ticket.body.context, values, ticket.time_ms)
+    return Prepared(ticket, known, state, places, values, encoder.encode(request))
+
+
+def _merged(model: LiveModel, ticket: Ticket, known: Known, places: NDArray[np.intp]) -> dict[str, list[Any]]:
+    """Raw values of candidate features: the request's own, and where it has none the store's."""
+    values = {name: [column[i] for i in places] for name, column in ticket.values.items()}
+    if known.items:
+        held = [known.items[i] for i in places]
+        for name in model.dynamic_features:
+            stored = [None if item is None else item.get(name) for item in held]
+            if name not in values:
+                values[name] = stored
+            else:
+                values[name] = [b if a is None else a for a, b in zip(values[name], stored, strict=True)]
+    return values
