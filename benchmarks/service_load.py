@@ -16,20 +16,14 @@ import json
 import queue
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import mlperf_loadgen
 import numpy as np
-from redis_server import running_redis
 
 from infnet.export.bundle import Bundle
 from infnet.export.exporter import export_run
@@ -37,6 +31,8 @@ from infnet.models import build_model
 from infnet.training.checkpoint import write_atomically
 from infnet.training.config import TrainConfig
 from infnet.training.run import Run
+from local_redis import running_redis
+from local_service import served
 from sized_log import prepare_sized
 
 CANDIDATES, DEADLINE_MS = 500, 100
@@ -81,7 +77,8 @@ def make_bundle(directory: Path) -> Path:
 
 def measure(bundle: Path, directory: Path, options: argparse.Namespace, store: list[str]) -> list[dict]:
     requests = make_requests(bundle, options.candidates)
-    with served(bundle, directory, options, store) as port:
+    settings = ["--threads", str(options.threads), "--batch-wait-ms", str(options.batch_wait_ms), *store]
+    with served(bundle, directory, settings) as port:
         client = Client(port, requests)
         client.run(20, 5.0)  # fills caches
         rows = [{"load": "asked", **client.run(options.rate, options.seconds)}]
@@ -95,34 +92,6 @@ def measure(bundle: Path, directory: Path, options: argparse.Namespace, store: l
             rows.append({"load": "saturation", **client.run(best, options.seconds)})
             rows.append({"load": "twice saturation", **client.run(2 * best, options.seconds)})
     return rows
-
-
-@contextmanager
-def served(bundle: Path, directory: Path, options: argparse.Namespace, store: list[str]) -> Iterator[int]:
-    """``infnet serve`` in a process of its own; gives its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "infnet", "serve", str(bundle), "--port", str(port), *store),
-        *("--events", str(directory / "events"), "--state", str(directory / "state")),
-        *("--threads", str(options.threads), "--batch-wait-ms", str(options.batch_wait_ms)),
-    ]
-    with (directory / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log)
-        try:
-            for _ in range(600):
-                if process.poll() is not None:
-                    raise SystemExit(f"infnet serve ended with {process.returncode}: {Path(log.name).read_text()}")
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 def make_requests(bundle: Path, candidates: int) -> list[bytes]:

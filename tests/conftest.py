@@ -2,8 +2,9 @@ import pytest
 from hypothesis import settings
 
 from infnet.data.dataset import Dataset
+from infnet.export.exporter import export_run
 from redis_server import RedisServer
-from small_bundle import small_bundle, small_run
+from small_bundle import graphs_of, small_bundle, small_run
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("infnet", deadline=None)
@@ -18,6 +19,13 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
     return small_bundle(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def other_bundle(bundle, run, tmp_path_factory):
+    """Of the same run, in bfloat16."""
+    with graphs_of(bundle):
+        return export_run(run, tmp_path_factory.mktemp("bundles") / "bf16", precision="bf16")
 
 
 @pytest.fixture(scope="session")

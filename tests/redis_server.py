@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
 from redis import Redis
 from redis.exceptions import RedisError
+
+from debian import program
 
 __all__ = ["RedisServer"]
 
@@ -18,13 +18,11 @@ __all__ = ["RedisServer"]
 class RedisServer:
     """Runs from the beginning; what it holds survives :meth:`stop` and :meth:`start` if ``keeps``.
 
-    Tests that ask for one are skipped where there is no ``redis-server``.
+    Tests that ask for one are skipped where there is no ``redis-server`` and it cannot be installed.
     """
 
     def __init__(self, directory: Path, *, password: str | None = None, keeps: bool = False) -> None:
-        self._program = shutil.which("redis-server")
-        if self._program is None:
-            pytest.skip("no redis-server here; install it (Debian: apt-get install redis-server)")
+        self._program = program("redis-server", "redis-server")
         self.password = password
         directory.mkdir(parents=True, exist_ok=True)
         self._settings = ["--dir", str(directory), "--save", "", "--appendonly", "yes" if keeps else "no"]
@@ -59,7 +57,7 @@ class RedisServer:
         self._process.wait()
 
     def _begin(self) -> bool:
-        command = [str(self._program), "--port", str(self.port), *self._settings]
+        command = [self._program, "--port", str(self.port), *self._settings]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
         while time.monotonic() < until and self._process.poll() is None:

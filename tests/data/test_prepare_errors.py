@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +15,7 @@ from infnet.data.arrays import ArrayWriter, filled_array
 from infnet.data.prepare import prepare
 from infnet.errors import DataError, InputError, SpecError
 from raw_logs import BASE, DAY_MS, MAY_1, make_log, make_spec, prepare_frames, write
+from small_disk import mounted, needs_mount
 
 
 def message(kind: type[InputError], spec, directory: Path, frames: dict[str, pl.DataFrame | str], **options) -> str:
@@ -357,22 +355,6 @@ def test_a_disk_that_fills_up_while_polars_writes_leaves_nothing(tmp_path: Path,
 
     monkeypatch.setattr(partitions_module, "_write_partitions", full)
     assert "out: the disk is full" in message(DataError, make_spec(), tmp_path, {"log.csv": make_log()})
-
-
-needs_mount = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
-
-
-@contextmanager
-def mounted(directory: Path, options: str) -> Iterator[None]:
-    """A disk of its own, in memory."""
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this environment does not allow mounting")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
 
 
 def test_an_array_is_allocated_before_it_is_mapped(tmp_path: Path):

@@ -46,3 +46,24 @@ def test_what_was_observed_decides():
 
 def test_a_deadline_that_is_over_leaves_the_prior_alone():
     assert Costs().plan(-0.001, 10).num_candidates == 0
+
+
+def test_one_long_pause_is_not_taken_for_the_rule():
+    costs = Costs()
+    costs.fetched(2.0)
+    costs.scored(2.0, 500)
+    costs.scored(2.0, 1)
+    assert costs.plan(0.1, 500) == Costs().plan(0.1, 500)
+
+
+def test_what_was_too_slow_is_tried_again_after_a_while():
+    costs = Costs()
+    for _ in range(300):
+        costs.fetched(1.0)
+        costs.scored(1.0, 500)
+        costs.scored(0.5, 1)
+    without = 0
+    while not (plan := costs.plan(0.1, 500)).num_candidates or not plan.asks_store:
+        costs.left_out(plan)
+        without += 1
+    assert 50 < without < 400

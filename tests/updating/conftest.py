@@ -1,8 +1,8 @@
 import pytest
+from sample_partitions import log_samples, write_part
 
 from infnet.updating.guard import GuardSettings
 from infnet.updating.update import UpdateSettings
-from sample_partitions import log_samples, write_part
 
 
 @pytest.fixture(scope="session")

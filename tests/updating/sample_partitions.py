@@ -14,7 +14,7 @@ from small_bundle import CONTEXT, OWN, frames, state_at
 BEHAVIOURS, TASKS = ("click", "like"), ("click", "like", "watch")
 
 
-def log_samples(dataset: Dataset, split: str, *, keys: bool = True) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def log_samples(dataset: Dataset, split: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Every row of a split as a request of one item and its sample, in order of time."""
     users = ["", *pl.read_parquet(dataset.path / "users/keys.parquet")["key"]]
     items = ["", *pl.read_parquet(dataset.path / "items/keys.parquet")["key"]]
@@ -59,7 +59,9 @@ def write_part(directory: Path, number: int, samples: list[tuple[dict[str, Any],
     return directory
 
 
-_LISTS = {f"{b}_{what}": pl.List(kind) for b in BEHAVIOURS for what, kind in (("items", pl.String), ("times", pl.Int64))}
+_LISTS = {
+    f"{b}_{what}": pl.List(kind) for b in BEHAVIOURS for what, kind in (("items", pl.String), ("times", pl.Int64))
+}
 _REQUESTS = {
     **{"request_id": pl.String, "user_id": pl.String, "time_ms": pl.Int64, "version": pl.String},
     **{"context": pl.String, "user": pl.String},

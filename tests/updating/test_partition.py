@@ -4,6 +4,7 @@ from dataclasses import fields
 import numpy as np
 import polars as pl
 import pytest
+from sample_partitions import log_samples, write_part
 from torch.testing import assert_close
 
 from infnet.data.batches import BatchBuilder
@@ -13,7 +14,6 @@ from infnet.export.replay import replayed
 from infnet.updating.partition import TRAIN, write_partition
 from infnet.updating.reading import ReadSamples
 from infnet.updating.samples import collect_samples
-from sample_partitions import log_samples, write_part
 from small_bundle import CONTEXT, frames
 
 
@@ -99,7 +99,9 @@ def test_a_value_that_cannot_be_read_is_named(partition, log):
 def test_history_items_that_nobody_knows_are_left_out_before_it_is_cut(partition, log):
     request, sample = log[0]
     items, times = ["1", "nobody", "2", "3", "4", "5"], [9, 8, 7, 6, 5, 4]
-    made = partition([(request | {"click_items": items, "click_times": times, "like_items": [], "like_times": []}, sample)])
+    made = partition(
+        [(request | {"click_items": items, "click_times": times, "like_items": [], "like_times": []}, sample)]
+    )
     assert made.histories[0].times.tolist() == [5, 6, 7, 9]  # the layout says four
     assert made.histories[1].starts.tolist() == [0, 0, 0]
     keys = pl.read_parquet(made.path / "items/keys.parquet")["key"]

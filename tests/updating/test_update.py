@@ -6,9 +6,9 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
+from sample_partitions import write_part
 
 from infnet.errors import ArtifactError, DataError
 from infnet.evaluation.predict import predict
@@ -21,8 +21,8 @@ from infnet.training.run import Run
 from infnet.training.state import TrainState
 from infnet.updating import update as module
 from infnet.updating.guard import GuardError, GuardSettings
+from infnet.updating.samples import collect_samples
 from infnet.updating.update import UpdateSettings, update_bundle
-from sample_partitions import write_part
 from small_bundle import NEWCOMER, SETTINGS, graphs_of
 
 STRAIGHT = UpdateSettings(holdout=0.0, shuffle=False, guard=GuardSettings(when_unsure="accept"))
@@ -52,9 +52,10 @@ def plain(bundle, dataset, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def known_log(log):
-    """Samples of users who have been learnt from."""
-    return [pair for pair in log if pair[0]["user_id"] != NEWCOMER][:128]
+def known_log(bundle, log):
+    """Samples that name nothing new."""
+    items = {*bundle.encoder.values("item")["value"]}
+    return [pair for pair in log if pair[0]["user_id"] != NEWCOMER and pair[1]["item_id"] in items][:128]
 
 
 def test_learning_in_two_updates_is_learning_in_one(plain, known_log, tmp_path):
@@ -97,26 +98,33 @@ def test_an_updated_bundle_scores_like_its_checkpoint_and_is_whole(bundle, sampl
 def test_the_same_update_gives_the_same_bytes(bundle, samples, tmp_path, accept):
     versions = [update_bundle(bundle.path, samples, tmp_path / name, accept).version for name in "ab"]
     assert versions[0] == versions[1]
-    other = replace(accept, shuffle=False)
-    assert update_bundle(bundle.path, samples, tmp_path / "c", other).version != versions[0]
+
+
+def test_an_update_shuffles_unless_told_not_to(plain, samples, tmp_path):
+    found = []
+    for name, shuffle in (("a", False), ("b", True), ("c", True)):
+        update_bundle(plain.path, samples, tmp_path / name, replace(STRAIGHT, shuffle=shuffle))
+        found.append(checkpoint(tmp_path / name)["model.embedding.weight"])
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(found[1], found[2])
 
 
 STAGES = ("reading samples", "growing", "encoding", "learning", "judging", "exporting", "writing the graphs")
 
 
 def test_an_update_that_fails_anywhere_leaves_nothing(bundle, samples, tmp_path, accept):
-    class Failed(Exception):
+    class FailedError(Exception):
         pass
 
     def fail(at):
         def on_stage(name):
             if name == at:
-                raise Failed
+                raise FailedError
 
         return on_stage
 
     for stage in STAGES:
-        with pytest.raises(Failed):
+        with pytest.raises(FailedError):
             update_bundle(bundle.path, samples, tmp_path / "out", accept, on_stage=fail(stage))
         assert list(tmp_path.iterdir()) == []
 
@@ -139,7 +147,8 @@ def test_a_killed_update_leaves_no_bundle_and_the_next_one_is_as_if_it_had_not_b
 ):
     out = tmp_path / "out"
     command = [sys.executable, "-c", KILLED, str(bundle.path), str(samples), str(out), stage]
-    assert subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
+    killed = subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
     wanted = update_bundle(bundle.path, samples, tmp_path / "undisturbed", accept)
     assert update_bundle(bundle.path, samples, out, accept).version == wanted.version
@@ -151,25 +160,18 @@ def test_held_out_requests_are_never_learnt_from(bundle, known_log, tmp_path):
     report = update_bundle(bundle.path, tmp_path / "samples", tmp_path / "a", settings)
     assert 10 < report.verdict.rows < 60
     assert report.rows == len(known_log) - report.verdict.rows
-    changed = []
-    for request, sample in known_log:
-        is_held = not _is_learnt(bundle, known_log, request, tmp_path)
-        changed.append((request, sample | ({"label_click": 1 - sample["label_click"]} if is_held else {})))
-    assert changed != known_log
-    write_part(tmp_path / "other", 1, changed)
+    samples = collect_samples(tmp_path / "samples", bundle.catalogue().spec, since_part=0, holdout=0.3)
+    held = samples.rows.filter("is_valid")["request"].to_numpy()
+    ids = {*samples.requests["request_id"].gather(held)}
+    wrong = [
+        (r, s | ({"label_click": 1 - s["label_click"], "label_watch": 1e6} if r["request_id"] in ids else {}))
+        for r, s in known_log
+    ]
+    assert sum(pair not in known_log for pair in wrong) == report.verdict.rows
+    write_part(tmp_path / "other", 1, wrong)
     update_bundle(bundle.path, tmp_path / "other", tmp_path / "b", settings)
     one, two = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def _is_learnt(bundle, log, request, tmp_path):
-    from infnet.updating.samples import collect_samples
-
-    if not hasattr(_is_learnt, "ids"):
-        samples = collect_samples(tmp_path / "samples", bundle.catalogue().spec, since_part=0, holdout=0.3)
-        rows = samples.rows.filter(~pl.col("is_valid"))
-        _is_learnt.ids = {*samples.requests["request_id"].gather(rows["request"].to_numpy())}
-    return request["request_id"] in _is_learnt.ids
 
 
 def test_a_worse_candidate_is_refused_and_kept_nowhere(bundle, samples, tmp_path, monkeypatch):
@@ -186,7 +188,7 @@ def test_a_worse_candidate_is_refused_and_kept_nowhere(bundle, samples, tmp_path
     with pytest.raises(GuardError) as error:
         update_bundle(bundle.path, samples, tmp_path / "out", settings)
     message, verdict = str(error.value), error.value.verdict
-    assert message.startswith(f"{tmp_path / 'out'}: not written, since on {verdict.rows} held-out rows ")
+    assert message.startswith(f"{bundle.path}: its update is refused, since on {verdict.rows} held-out rows ")
     assert "loss" in message
     assert "\n" not in message
     assert not verdict.accepted
@@ -202,10 +204,10 @@ def test_the_live_model_is_judged_by_its_own_encoder(bundle, samples, tmp_path, 
 
     monkeypatch.setattr(module, "predict", spy)
     report = update_bundle(bundle.path, samples, tmp_path / "out", accept)
-    assert report.added == {"user": 1}
+    assert report.added == {"item": 1, "user": 1}
     (live, live_rows), (candidate, rows) = seen
     assert torch.equal(live, checkpoint(bundle.path)["model.embedding.weight"])
-    assert (live_rows, rows) == (bundle.layout.num_rows, bundle.layout.num_rows + 1)
+    assert (live_rows, rows) == (bundle.layout.num_rows, bundle.layout.num_rows + 2)
     assert len(candidate) == rows
 
 
@@ -225,21 +227,32 @@ def test_what_cannot_be_updated_says_why(bundle, run, samples, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "slim"]
 
 
-def test_histories_of_the_next_bundle_hold_what_requests_read(bundle, samples, log, tmp_path, accept):
-    update_bundle(bundle.path, samples, tmp_path / "out", accept)
+def events_of(bundle, user):
+    """By behaviour (item key, time), oldest first."""
+    index, found = int(bundle.users.find([user])[0]), {}
+    for behaviour, history in zip(bundle.layout.behaviours, bundle.histories, strict=True):
+        events = slice(history.starts[index], history.starts[index + 1])
+        items = [bundle.items.key(int(i)) for i in history.items[events]]
+        found[behaviour.name] = [*zip(items, history.times[events].tolist(), strict=True)] if index else []
+    return found
+
+
+def test_histories_of_the_next_bundle_hold_what_requests_read(bundle, log, tmp_path, accept):
+    told = {"click_items": ["7", "9", "8"], "click_times": [10**13, 10**13 - 5, 77]}
+    changed = [(request | (told if request["user_id"] == "u3" else {}), sample) for request, sample in log[:50]]
+    write_part(tmp_path / "samples", 1, changed)
+    update_bundle(bundle.path, tmp_path / "samples", tmp_path / "out", accept)
     made = Bundle.open(tmp_path / "out")
-    last = {request["user_id"]: request for request, _ in log[:192]}
-    for user, request in last.items():
-        index = int(made.users.find([user])[0])
-        for behaviour, history in zip(made.layout.behaviours, made.histories, strict=True):
-            start, end = history.starts[index], history.starts[index + 1]
-            items = [made.items.key(int(i)) for i in history.items[start:end]]
-            events = [*zip(items, history.times[start:end].tolist(), strict=True)]
-            served = [*zip(request[f"{behaviour.name}_items"], request[f"{behaviour.name}_times"], strict=True)][::-1]
-            assert events == sorted({*events}, key=lambda event: event[1])
-            assert len(events) <= behaviour.length
-            # What the bundle knew before may be newer: it was made at the end of the whole log.
-            assert {*served} & {*events} or events[-1][1] > served[-1][1]
+    assert ("9", 10**13 - 5) in events_of(made, "u3")["click"]
+    for user in ("u1", "u3", "u5", NEWCOMER):
+        before, after = events_of(bundle, user), events_of(made, user)
+        for behaviour in made.layout.behaviours:
+            name, served = behaviour.name, set()
+            for request, _ in changed:
+                if request["user_id"] == user:
+                    served |= {*zip(request[f"{name}_items"], request[f"{name}_times"], strict=True)}
+            wanted = sorted(served | {*before[name]}, key=lambda event: event[1])
+            assert after[name] == wanted[-behaviour.length :]
 
 
 def test_the_report_is_plain(bundle, samples, tmp_path, accept):

@@ -23,6 +23,7 @@ from infnet.cli.rank import rank_command
 from infnet.cli.serve import serve_command
 from infnet.cli.train import train_command
 from infnet.cli.tune import tune_command
+from infnet.cli.update import update_command
 from infnet.errors import InfnetError, InputError
 
 __all__ = ["app", "main"]
@@ -44,6 +45,7 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("rank")(rank_command)
 app.command("serve")(serve_command)
+app.command("update")(update_command)
 app.command("publish")(publish_command)
 app.command("tune")(tune_command)
 app.command("benchmark")(benchmark_command)

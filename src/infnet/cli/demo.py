@@ -110,7 +110,9 @@ def _exported(out: Path, dataset: Dataset, on_stage: Callable[[str], None]) -> s
     ms = bundle.manifest.request_ms[bundle.manifest.backend]
     return (
         f"The bundle scores 500 items for a user in {ms:.1f} ms on one thread. Rank some:\n"
-        f"  infnet rank {out / 'bundle'} --user {user} --items {out / 'items.txt'} --limit 10"
+        f"  infnet rank {out / 'bundle'} --user {user} --items {out / 'items.txt'} --limit 10\n"
+        f"Serve it, and tell it what happened (http://127.0.0.1:8000/docs):\n"
+        f"  infnet serve {out / 'bundle'} --events {out / 'events'} --state {out / 'state'}"
     )
 
 

@@ -61,9 +61,14 @@ class Batcher:
 
     def has_room(self, budget_s: float, more: int = 1) -> bool:
         """Whether requests that come now are likely to be answered in time."""
-        waiting = len(self._waiting) + more
-        expected = waiting * self.service.costs.service_s / len(self._threads)
-        return waiting <= self._limit and expected <= self._shed_share * budget_s
+        before = len(self._waiting)
+        last = before + more - 1
+        has_room = last < self._limit and self.service.costs.wait_s(last, len(self._threads)) <= (
+            self._shed_share * budget_s
+        )
+        if not has_room and not before:
+            self.service.costs.shed()
+        return has_room
 
     @property
     def num_waiting(self) -> int:

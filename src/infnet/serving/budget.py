@@ -18,6 +18,11 @@ _SAFETY = 1.5
 """Times what is usual, that a plan counts on."""
 _RATE = 0.05
 """Weight of the latest observation in the running means."""
+_OUTLIER = 4.0
+"""An observation counts as at most so many times what is usual: one long pause says little of the next request."""
+_EASE = 0.98
+"""What leaves something out is not observed; so that it is tried again after a while, its cost is taken to have fallen
+by so much with each request that does without."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,34 @@ class Costs:
 
     def fetched(self, seconds: float) -> None:
         """Count one call of the feature store."""
-        self.fetch_s += _RATE * (seconds - self.fetch_s)
+        self.fetch_s = _moved(self.fetch_s, seconds)
 
     def scored(self, seconds: float, num_candidates: int) -> None:
         """Count the encoding and scoring of so many candidates."""
         if num_candidates >= _LEAST_CANDIDATES:
-            self.candidate_s += _RATE * (max(0.0, seconds - self.base_s) / num_candidates - self.candidate_s)
+            self.candidate_s = _moved(self.candidate_s, max(0.0, seconds - self.base_s) / num_candidates)
         else:
-            self.base_s += _RATE * (seconds - self.base_s)
+            self.base_s = _moved(self.base_s, seconds)
 
     def served(self, seconds: float) -> None:
         """Count all that a worker did for one request."""
-        self.service_s += _RATE * (seconds - self.service_s)
+        self.service_s = _moved(self.service_s, seconds)
+
+    def wait_s(self, num_before: int, num_workers: int) -> float:
+        """How long a request waits behind so many others."""
+        return num_before * self.service_s / num_workers
+
+    def shed(self) -> None:
+        """Count a request that was refused though nobody waited: nothing else would show that it has become faster."""
+        self.service_s *= _EASE
+
+    def left_out(self, plan: Plan) -> None:
+        """Count a request that goes by a plan, and does without what that leaves out."""
+        if not plan.asks_store:
+            self.fetch_s *= _EASE
+        if not plan.num_candidates:
+            self.base_s *= _EASE
+            self.candidate_s *= _EASE
 
     def plan(self, left_s: float, num_candidates: int) -> Plan:
         """The most that fits into the time left."""
@@ -71,3 +92,7 @@ class Costs:
             return Plan(asks_store=True, num_candidates=with_store)
         without = fitting(left_s)
         return Plan(asks_store=False, num_candidates=without if without >= least and left_s > 0 else 0)
+
+
+def _moved(mean_s: float, seconds: float) -> float:
+    return mean_s + _RATE * (min(seconds, _OUTLIER * mean_s) - mean_s)

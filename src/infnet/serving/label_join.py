@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +10,12 @@ from typing import Literal
 
 import polars as pl
 
-from infnet.errors import DataError, StoreError
+from infnet.errors import DataError
 from infnet.schema import DatasetSpec
 from infnet.serving.attribution import IDS, attribute, is_within, turned_positive, window_ms
 from infnet.serving.events import IMPRESSION
-from infnet.serving.log_lines import ORDER, read_lines
-from infnet.serving.samples import Fates, JoinState, last_state, scan_parts, states_since, write_part
+from infnet.serving.log_lines import read_lines
+from infnet.serving.samples import Fates, JoinState, alone, last_state, scan_parts, states_since, write_part
 from infnet.serving.segments import reached
 from infnet.serving.served_lookup import ServedLookup
 
@@ -82,9 +78,11 @@ def join_labels(
         ArtifactError: The newest partition cannot be read.
     """
     if not any((events / kind).is_dir() for kind in ("served", "events")):
-        raise DataError(f"{events}: holds no event log (no served/ and no events/); give the directory a service writes to")
+        raise DataError(
+            f"{events}: holds no event log (no served/ and no events/); give the directory a service writes to"
+        )
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    with _alone(out):
+    with alone(out):
         return _Join(events, out, spec, delayed, now, round(1000 * max_age_s)).run()
 
 
@@ -97,20 +95,22 @@ class _Join:
         horizon = max(min(windows), *final, 0) if self.is_correcting else max(windows)
         self.reach_ms = max_age_ms + max(windows) + _SKEW_MS
         self.state = last_state(out)
-        self.lines = read_lines(log, self.state.decided, due_ms=now - horizon, reach_ms=self.reach_ms)
+        self.lines = read_lines(
+            log, self.state.decided, due_ms=now - horizon, reach_ms=self.reach_ms, looks_ahead=self.is_correcting
+        )
         events = [pl.col("type") == task.event_type for task in spec.tasks]
         self.callbacks = self.lines.known.filter(~pl.col("is_copy"), pl.any_horizontal(events))
+        self.fates: dict[str, int] = {}
 
     def run(self) -> JoinReport:
-        fates = Fates(damaged=self.lines.damaged)
-        chosen, requests, fates = self._chosen(fates)
-        samples = attribute(chosen, self.callbacks, self.spec.tasks)
+        impressions, requests = self._accepted()
+        samples = attribute(impressions, self.callbacks, self.spec.tasks)
         corrections, their_requests = self._corrections()
-        fates = self._fates_of_others(fates, samples, corrections)
+        self._count_others(samples, corrections)
 
         newest = samples["impression_ms"].to_numpy().max(initial=-1)
-        report = JoinReport(None, fates, self.lines.pending.height, int(newest) if samples.height else None)
-        if not (samples.height or corrections.height or self.lines.num_passed >= _MOST_LINES_AGAIN):
+        report = JoinReport(None, Fates(**self.fates), self.lines.pending.height, int(newest) if len(samples) else None)
+        if samples.is_empty() and corrections.is_empty() and self.lines.num_passed < _MOST_LINES_AGAIN:
             return report
         received = samples["received_ms"].to_numpy().max(initial=self.state.newest_received_ms)
         state = JoinState(
@@ -119,7 +119,7 @@ class _Join:
             read=self.lines.read,
             newest_received_ms=int(received),
             newest_impression_ms=report.newest_impression_ms,
-            fates=fates,
+            fates=report.fates,
         )
         rows = pl.concat([samples.select(self._columns), corrections], how="diagonal")
         used = pl.concat([requests, their_requests], how="diagonal").unique("request_id", keep="first")
@@ -133,43 +133,108 @@ class _Join:
         return [*IDS, "user_id", "time_ms", "impression_ms", "values", *told, "version", "is_correction"]
 
     @cached_property
-    def _earlier(self) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
-        """Samples and requests of partitions that lines may belong to."""
-        numbers = [state.part for state in self._earlier_states]
-        return scan_parts(self.out, numbers) if numbers else None
-
-    @cached_property
-    def _earlier_states(self) -> list[JoinState]:
+    def _states(self) -> list[JoinState]:
+        """Of the partitions with samples that lines may belong to."""
         return states_since(self.out, self.lines.since_ms)
 
     @cached_property
     def _decided(self) -> pl.DataFrame:
-        """Earlier samples, of the lines' requests: their labels, times and partitions."""
-        if self._earlier is None:
-            return pl.DataFrame(schema={name: pl.String for name in IDS} | {"impression_ms": pl.Int64, "part": pl.Int64})
-        known = self.lines.known.lazy().select(IDS).unique()
-        found = self._earlier[0].filter(~pl.col("is_correction")).join(known, on=IDS, how="semi")
-        return found.select(*IDS, "impression_ms", "part", pl.col("^label_.*$")).collect()
+        """Earlier samples that lines are of: ``part``, ``impression_ms`` and labels."""
+        if not self._states:
+            return pl.DataFrame(schema=dict.fromkeys(IDS, pl.String) | {"impression_ms": pl.Int64, "part": pl.Int64})
+        samples, _ = scan_parts(self.out, [state.part for state in self._states])
+        ids = self.lines.known.lazy().select(IDS).unique()
+        found = samples.filter(~pl.col("is_correction")).join(ids, on=IDS, how="semi")
+        return found.select(*IDS, "part", "impression_ms", pl.col("^label_.*$")).collect()
 
-    def _chosen(self, fates: Fates) -> tuple[pl.DataFrame, pl.DataFrame, Fates]:
-        """Impressions that become samples, and their requests."""
-        impressions = self.lines.impressions
+    def _accepted(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Impressions that become samples, and requests with theirs among them."""
+        impressions = self.lines.impressions.select(*IDS, "received_ms", impression_ms="time_ms")
         lookup = ServedLookup(self.log, self.out / "places", self.spec)
         oldest = impressions["received_ms"].to_numpy().min(initial=self.lines.since_ms + self.reach_ms)
         delivered, requests = lookup.find(impressions.select(IDS).unique(), int(oldest) - self.reach_ms)
-        found = (
-            impressions.select(*IDS, *ORDER[:1], impression_ms="time_ms")
-            .with_row_index("arrival")
-            .join(delivered, on=IDS)
-            .sort("arrival")
-        )
-        in_time = found.filter(pl.max_horizontal("impression_ms", "received_ms") <= pl.col("time_ms") + self.max_age_ms)
+        found = impressions.join(delivered, on=IDS, maintain_order="left")
+        came = pl.max_horizontal("impression_ms", "received_ms")
+        in_time = found.filter(came <= pl.col("time_ms") + self.max_age_ms)
+        # They are in the order of their arrival.
         first = in_time.unique(IDS, keep="first", maintain_order=True).join(self._decided, on=IDS, how="anti")
-        fates = replace_fates(
-            fates,
-            samples=first.height,
-            duplicate_impressions=in_time.height - first.height,
-            late_impressions=found.height - in_time.height,
-            orphans=impressions.height - found.height,
+        self.fates |= {
+            "samples": first.height,
+            "duplicate_impressions": in_time.height - first.height,
+            "late_impressions": found.height - in_time.height,
+            "orphans": impressions.height - found.height,
+        }
+        return first.with_columns(is_correction=False).sort("impression_ms", *IDS), requests
+
+    def _corrections(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Rows for labels of earlier samples that have turned positive, and their requests."""
+        wrong = []
+        for task in self.spec.tasks if self.is_correcting else ():
+            if task.kind == "binary":
+                positive = turned_positive(self._decided, self.callbacks.filter("is_new"), task)
+                wrong.append(positive.with_columns(task=pl.lit(task.name)))
+        if not wrong or not self._states:
+            return pl.DataFrame(), pl.DataFrame()
+        ids = pl.concat(wrong).lazy()
+        samples, requests = scan_parts(self.out, [state.part for state in self._states])
+        corrected = pl.coalesce(
+            pl.when(pl.col(f"label_{task.name}").is_not_null()).then(pl.lit(task.name)) for task in self.spec.tasks
         )
-        return first.with_columns(is_correction=False).sort("impression_ms", *IDS), requests, fates
+        done = samples.filter("is_correction").select(*IDS, task=corrected)
+        ids = ids.join(done, on=[*IDS, "task"], how="anti")
+        labels = [
+            pl.when(pl.col("task") == task.name).then(1.0).cast(pl.Float32).alias(f"label_{task.name}")
+            for task in self.spec.tasks
+        ]
+        rows = samples.filter(~pl.col("is_correction")).join(ids, on=IDS)
+        rows = rows.with_columns(*labels, is_correction=True).sort("impression_ms", *IDS, "task").drop("part", "task")
+        return rows.collect(), requests.join(ids, on="request_id", how="semi").collect()
+
+    def _count_others(self, samples: pl.DataFrame, corrections: pl.DataFrame) -> None:
+        """Fates of lines that are no impressions."""
+        passed = self.lines.known.filter("is_new", "is_passed")
+        events = passed.filter(~pl.col("is_copy"), pl.col("type") != IMPRESSION)
+        of_task = pl.col("type").is_in([task.event_type for task in self.spec.tasks])
+        of_behaviour = pl.col("type").is_in([behaviour.event_type for behaviour in self.spec.behaviours])
+        callbacks = self._with_impressions(events.filter(of_task), samples)
+        windows = [
+            pl.when(pl.col("type") == task.event_type).then(is_within(window_ms(task))) for task in self.spec.tasks
+        ]
+        # Known when its impression became a sample, or good for a correction still.
+        counted = pl.col("part").is_null() | pl.col("is_seen")
+        if self.is_correcting:
+            binary = [task.event_type for task in self.spec.tasks if task.kind == "binary"]
+            counted |= pl.col("type").is_in(binary) & (pl.col("value") > 0)
+        known = callbacks.filter(pl.col("impression_ms").is_not_null())
+        used = known.filter(pl.any_horizontal(windows), counted)
+        self.fates |= {
+            "callbacks": used.height,
+            "late_callbacks": known.height - used.height,
+            "callbacks_without_impression": callbacks.height - known.height,
+            "other_events": events.filter(~of_task & of_behaviour).height,
+            "duplicate_events": int(passed["is_copy"].sum()),
+            "unknown_types": events.filter(~of_task & ~of_behaviour).height,
+            "damaged": self.lines.damaged,
+            "corrections": corrections.height,
+        }
+
+    def _with_impressions(self, callbacks: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
+        """Callbacks with ``impression_ms`` of theirs and, of those that became a sample earlier, its ``part`` and
+        whether the callback was known then."""
+        ids = [*IDS, "impression_ms"]
+        impressions = pl.concat(
+            [
+                self._decided.select(*ids, "part"),
+                samples.select(ids),
+                self.lines.pending.select(*IDS, impression_ms="time_ms").unique(IDS, keep="first", maintain_order=True),
+            ],
+            how="diagonal",
+        ).unique(IDS, keep="first", maintain_order=True)
+        ends = [(s.part, w, n, end) for s in self._states for w, (n, end) in reached(s.read).items()]
+        schema = {"part": pl.Int64, "writer": pl.String, "read_number": pl.Int64, "read_end": pl.Int64}
+        read = pl.DataFrame(ends, schema=schema, orient="row")
+        is_seen = (pl.col("number") < pl.col("read_number")) | (
+            (pl.col("number") == pl.col("read_number")) & (pl.col("end") <= pl.col("read_end"))
+        )
+        found = callbacks.join(impressions, on=IDS, how="left").join(read, on=["part", "writer"], how="left")
+        return found.with_columns(is_seen=is_seen.fill_null(False))

@@ -186,7 +186,7 @@ class ModelHolder:
         except InfnetError as error:
             self._refuse(publication, error)
             return
-        before, self.live, self._refused = self.live.version, model, None
+        before, self._refused, self.live = self.live.version, None, model
         _log.info("model_swapped", version=version, before=before)
         self.on_swap(model)
         del model

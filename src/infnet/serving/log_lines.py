@@ -49,7 +49,7 @@ class LogLines(NamedTuple):
         return self.known.filter(~pl.col("is_passed") & ~pl.col("is_copy") & (pl.col("type") == IMPRESSION))
 
 
-def read_lines(log: Path, decided: Position, *, due_ms: int, reach_ms: int) -> LogLines:
+def read_lines(log: Path, decided: Position, *, due_ms: int, reach_ms: int, looks_ahead: bool) -> LogLines:
     """Read what follows a position, and before it as far as it may matter.
 
     Args:
@@ -57,6 +57,8 @@ def read_lines(log: Path, decided: Position, *, due_ms: int, reach_ms: int) -> L
         decided: The position.
         due_ms: Each writer's lines are passed up to the first that was received later.
         reach_ms: How much older than the oldest line after the position a line may be and matter.
+        looks_ahead: Whether lines that are not passed yet matter by themselves; if not, nothing before the position is
+            read as long as no line is passed.
     """
     found = segments(log / "events")
     read, frames = dict(decided), [_EMPTY]
@@ -67,7 +69,8 @@ def read_lines(log: Path, decided: Position, *, due_ms: int, reach_ms: int) -> L
     new = pl.concat(frames).with_columns(
         is_new=pl.lit(True),
         # What cannot be read goes with what is before it.
-        is_passed=((pl.col("received_ms") <= due_ms) | pl.col("is_damaged")).cast(pl.Int8).cum_min().over("writer") == 1,
+        is_passed=((pl.col("received_ms") <= due_ms) | pl.col("is_damaged")).cast(pl.Int8).cum_min().over("writer")
+        == 1,
     )
     passed, after = new.filter("is_passed"), dict(decided)
     for writer, number, end in passed.group_by("writer").agg(pl.col("number", "end").last()).iter_rows():
@@ -75,14 +78,15 @@ def read_lines(log: Path, decided: Position, *, due_ms: int, reach_ms: int) -> L
 
     oldest = new.filter(~pl.col("is_damaged"))["received_ms"].cast(pl.Int64).to_numpy().min(initial=due_ms)
     since_ms = int(oldest) - reach_ms
+    before = _before(found, decided, since_ms) if (new if looks_ahead else passed).height else []
     old = [
         read_segment(segment, EVENT_SCHEMA).filter(pl.col("end") <= end, pl.col("received_ms") >= since_ms)
-        for segment, end in _before(found, decided, since_ms)
+        for segment, end in before
     ]
     lines = pl.concat([*(frame.with_columns(is_new=False, is_passed=True) for frame in old), new])
     known = lines.filter(~pl.col("is_damaged")).sort("is_new", *ORDER)
     known = known.with_columns(is_copy=~pl.col("event_id").is_first_distinct())
-    return LogLines(known, passed["is_damaged"].sum(), after, read, since_ms)
+    return LogLines(known, int(passed["is_damaged"].sum()), after, read, since_ms)
 
 
 _EMPTY = parse_lines(b"", EVENT_SCHEMA).with_columns(

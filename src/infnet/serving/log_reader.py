@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from infnet.serving.events import Event, Served
-from infnet.serving.segments import Position, Segment, advanced, read_complete, segments, unread
+from infnet.serving.segments import Position, Segment, advanced, last_stamp, read_complete, segments, unread
 
 if TYPE_CHECKING:
     from infnet.serving.event_log import EventLog
@@ -84,27 +84,25 @@ def read_own_events(log: EventLog, since: Mapping[str, int]) -> tuple[list[Event
 
 def newest_event_ids(directory: Path, limit: int) -> list[str]:
     """Ids of the latest events of all writers, the latest last."""
-    frames, num = [], 0
-    for segment in _newest_first(directory / "events"):
-        if num >= limit:
+    schema = {name: EVENT_SCHEMA[name] for name in ("event_id", "received_ms")}
+    newest = parse_lines(b"", schema).select(schema.keys())
+    for segment, stamp in _newest_first(directory / "events"):
+        if newest.height == limit and stamp < newest["received_ms"][0]:
             break
-        frame = read_segment(segment, {name: EVENT_SCHEMA[name] for name in ("event_id", "received_ms")})
-        frames.append(frame.filter(~pl.col("is_damaged")).tail(limit))
-        num += frames[-1].height
-    if not frames:
-        return []
-    return pl.concat(frames[::-1]).sort("received_ms", maintain_order=True)["event_id"].tail(limit).to_list()
+        more = read_segment(segment, schema).filter(~pl.col("is_damaged")).select(schema.keys())
+        newest = pl.concat([more, newest]).sort("received_ms", maintain_order=True).tail(limit)
+    return newest["event_id"].to_list()
 
 
 def newest_served(directory: Path, limit: int) -> list[Served]:
     """The latest requests of all writers, the latest last."""
-    found: list[Served] = []
-    for segment in _newest_first(directory / "served"):
-        if len(found) >= limit:
+    newest: list[Served] = []
+    for segment, stamp in _newest_first(directory / "served"):
+        if len(newest) == limit and stamp < newest[0].received_ms:
             break
-        lines = read_complete(segment.path).splitlines()
-        found = [*_decoded(lines[-limit:], Served), *found]
-    return sorted(found, key=lambda served: served.received_ms)[-limit:]
+        more = _decoded(read_complete(segment.path).splitlines()[-limit:], Served)
+        newest = sorted([*more, *newest], key=lambda served: served.received_ms)[-limit:]
+    return newest
 
 
 def read_segment(segment: Segment, schema: Mapping[str, Any], start: int = 0) -> pl.DataFrame:
@@ -148,9 +146,11 @@ def _parsed(data: bytes, ends: NDArray[np.int64], schema: Mapping[str, Any]) -> 
     return pl.concat([_parsed(data[:cut], ends[:middle], schema), _parsed(data[cut:], ends[middle:] - cut, schema)])
 
 
-def _newest_first(directory: Path) -> list[Segment]:
-    """Numbers rise with time, across writers as well."""
-    return sorted(segments(directory), key=lambda segment: segment.number, reverse=True)
+def _newest_first(directory: Path) -> list[tuple[Segment, int]]:
+    """Segments and when their last record was taken."""
+    stamps = ((segment, last_stamp(segment.path)) for segment in segments(directory))
+    known = [(segment, stamp) for segment, stamp in stamps if stamp is not None]
+    return sorted(known, key=lambda pair: (pair[1], pair[0].number), reverse=True)
 
 
 def _decoded(lines: list[bytes], kind: type[_Record]) -> Iterator[_Record]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from ipaddress import ip_address
+from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,6 +49,8 @@ def serve(settings: ServeSettings, token: str | None) -> None:
         )
     set_up_logs(settings.log_level)
     bound = _bind(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)  # while nothing is served yet; uvicorn raises the signal again at its end
     if settings.workers == 1:
         uvicorn.Server(_config(create_app(settings, token), settings)).run(sockets=[bound])
         return
@@ -83,6 +88,10 @@ def _config(app: FastAPI | str, settings: ServeSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=10,
         timeout_keep_alive=60,
     )
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _bind(settings: ServeSettings) -> socket.socket:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,20 @@ import msgspec
 import polars as pl
 
 from infnet.data.workspace import replacing
-from infnet.errors import ArtifactError
+from infnet.errors import ArtifactError, DataError, StoreError
 from infnet.serving.segments import Position
 
-__all__ = ["Fates", "JoinState", "last_part", "last_state", "read_samples", "scan_parts", "states_since", "write_part"]
+__all__ = [
+    "Fates",
+    "JoinState",
+    "alone",
+    "last_part",
+    "last_state",
+    "read_samples",
+    "scan_parts",
+    "states_since",
+    "write_part",
+]
 
 _STATE, _SAMPLES, _REQUESTS = "join.json", "samples.parquet", "requests.parquet"
 _PART = re.compile(r"part-(\d+)")
@@ -68,6 +80,31 @@ class JoinState(msgspec.Struct, frozen=True, kw_only=True):
     format: int = _FORMAT
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Meanwhile nobody else writes partitions; the directory is made if it does not exist.
+
+    Raises:
+        StoreError: Somebody does already.
+        DataError: The directory cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot hold samples ({error.strerror}); give another directory or mend its rights"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{out}: another join is at work there; wait for it, or give another directory") from error
+        yield
+    finally:
+        os.close(lock)
+
+
 def last_part(out: Path) -> int:
     """Number of the newest partition, 0 if there is none."""
     return max(_numbers(out), default=0)
@@ -115,7 +152,9 @@ def read_samples(out: Path, *, since_part: int = 0) -> tuple[pl.DataFrame, pl.Da
         samples, requests = scan_parts(out, numbers)
         return samples.drop("part").collect(), requests.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ArtifactError(f"{out}: a partition of samples is damaged ({error}); remove {out} to join again") from error
+        raise ArtifactError(
+            f"{out}: a partition of samples is damaged ({error}); remove {out} to join again"
+        ) from error
 
 
 def scan_parts(out: Path, numbers: Sequence[int]) -> tuple[pl.LazyFrame, pl.LazyFrame]:

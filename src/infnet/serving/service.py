@@ -93,6 +93,9 @@ class RankingService:
         for ticket in tickets:
             ticket.seconds["queue"] = started - ticket.arrived
         plans = [self.costs.plan(ticket.deadline - started, len(ticket.items)) for ticket in tickets]
+        for plan, ticket in zip(plans, tickets, strict=True):
+            if ticket.items:
+                self.costs.left_out(plan)
         asks_store = all(plan.asks_store for plan in plans)
         wanted = [(t.request_id, t.user, t.items, t.time_ms) for t in tickets]
         known = self.features.fetch(model, wanted, may_ask=asks_store)

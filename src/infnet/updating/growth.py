@@ -25,7 +25,7 @@ class Growth:
     relisting: Relisting
     start: NDArray[np.int64]
     """(num_rows,) old embedding row that each row's parameters start from: its own, or, of a new value, the unknown
-    one's. So growth by itself changes no prediction, and a new value is at first what it was served as."""
+    one's, as which it has been served until now: growth by itself changes no prediction."""
     items: NDArray[np.int64]
     """(num_items,) old index of every item; -1 for new ones."""
     num_new_users: int

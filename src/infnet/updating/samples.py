@@ -7,17 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import polars as pl
 
 from infnet.errors import ArtifactError, DataError
 from infnet.schema import DatasetSpec
+from infnet.serving.label_join import Delayed
+from infnet.serving.samples import scan_parts
 
-__all__ = ["Delayed", "Samples", "collect_samples", "count_new", "delayed_tasks", "label_column"]
-
-Delayed: TypeAlias = Literal["wait", "fake_negative"]
-"""How the join dealt with labels whose window was still open; see :func:`delayed_tasks`."""
+__all__ = ["Samples", "collect_samples", "count_new", "delayed_tasks", "label_column"]
 
 _HOUR_MS = 3_600_000
 _LEAST_HELD_OUT = 1000
@@ -34,7 +32,7 @@ class Samples:
     """Columns ``request`` (row in :attr:`requests`), ``item`` (key), ``impression_ms``, ``values`` (JSON text), a label
     per task, and ``is_valid``: held out, never learnt from. By request, then as they were logged."""
     requests: pl.DataFrame
-    """As :mod:`infnet.serving.label_join` writes them, by time."""
+    """As :func:`infnet.serving.samples.read_samples` gives them, by time."""
     last_part: int
     """The newest partition learnt from."""
 
@@ -50,18 +48,16 @@ def label_column(task: str) -> str:
 
 
 def delayed_tasks(spec: DatasetSpec) -> tuple[str, ...]:
-    """Binary tasks whose labels a join does not wait for if told so: those with more than the shortest window."""
+    """Tasks whose labels :func:`infnet.serving.label_join.join_labels` does not wait for with ``fake_negative``."""
     shortest = min(task.window_s for task in spec.tasks)
-    return tuple(task.name for task in spec.tasks if task.kind == "binary" and task.window_s > shortest)
+    waited = max([shortest, *(task.window_s for task in spec.tasks if task.kind == "regression")])
+    return tuple(task.name for task in spec.tasks if task.kind == "binary" and task.window_s > waited)
 
 
 def count_new(directory: Path, since_part: int) -> int:
     """Impressions in partitions after one."""
-    parts = [path for number, path in _parts(directory) if number > since_part]
-    if not parts:
-        return 0
-    rows = pl.scan_parquet([path / "samples.parquet" for path in parts])
-    return int(rows.filter(~pl.col("is_correction")).select(pl.len()).collect().item())
+    new = [number for number in _numbers(directory) if number > since_part]
+    return _read(directory, new)[0].filter(~pl.col("is_correction")).height if new else 0
 
 
 def collect_samples(
@@ -84,16 +80,16 @@ def collect_samples(
         DataError: There is nothing new.
         ArtifactError: A partition is damaged.
     """
-    parts = _parts(directory)
-    new = [(number, path) for number, path in parts if number > since_part]
+    numbers = _numbers(directory)
+    new = [number for number in numbers if number > since_part]
     if not new:
         raise DataError(f"{directory}: no samples after partition {since_part}; join more events, or wait for them")
-    rows, requests = _read(new)
+    rows, requests = _read(directory, new)
     is_held = _is_held_out(rows, holdout)
     train, held = rows.filter(~is_held), [rows.filter(is_held)]
-    older, all_requests = [part for part in parts if part[0] <= since_part], [requests]
+    older, all_requests = [number for number in numbers if number <= since_part], [requests]
     while older and sum(frame.height for frame in held) < _LEAST_HELD_OUT:
-        rows, requests = _read([older.pop()])
+        rows, requests = _read(directory, [older.pop()])
         held.append(rows.filter(_is_held_out(rows, holdout)))
         all_requests.append(requests)
     if not train.height:
@@ -106,34 +102,30 @@ def collect_samples(
         [train.with_columns(is_valid=pl.lit(False)), valid.with_columns(is_valid=pl.lit(True))], how="diagonal"
     )
     found = pl.concat(all_requests, how="diagonal").unique("request_id", keep="first", maintain_order=True)
-    found = found.join(chosen.select("request_id").unique(), on="request_id", how="semi")
-    found = found.sort("time_ms", "request_id")
-    numbers = found.select("request_id", request=pl.int_range(pl.len(), dtype=pl.Int64))
-    joined = chosen.join(numbers, on="request_id", how="left", maintain_order="left")
+    found = found.join(chosen.select("request_id").unique(), on="request_id", how="semi").sort("time_ms", "request_id")
+    places = found.select("request_id", request=pl.int_range(pl.len(), dtype=pl.Int64))
+    joined = chosen.join(places, on="request_id", how="left", maintain_order="left")
     if joined["request"].null_count():
         first = joined.filter(pl.col("request").is_null())["request_id"][0]
-        raise ArtifactError(f"{directory}: sample of request {first} without the request; join the events again")
+        raise ArtifactError(f"{directory}: sample of request {first} without the request; join into another place")
     labels = [label_column(task) for task in tasks]
-    chosen = joined.select("request", pl.col("item_id").alias("item"), "impression_ms", "values", *labels, "is_valid")
-    return Samples(chosen.sort("request", maintain_order=True), found, new[-1][0])
+    rows = joined.select("request", pl.col("item_id").alias("item"), "impression_ms", "values", *labels, "is_valid")
+    return Samples(rows.sort("request", maintain_order=True), found, new[-1])
 
 
-def _parts(directory: Path) -> list[tuple[int, Path]]:
-    found = [(match, path) for path in directory.glob("part-*") if (match := _PART.fullmatch(path.name))]
-    return sorted((int(match.group(1)), path) for match, path in found)
+def _numbers(directory: Path) -> list[int]:
+    """Of the partitions, ascending."""
+    return sorted(int(match[1]) for path in directory.glob("part-*") if (match := _PART.fullmatch(path.name)))
 
 
-def _read(parts: Sequence[tuple[int, Path]]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    rows, requests = [], []
-    for _, path in parts:
-        try:
-            rows.append(pl.read_parquet(path / "samples.parquet"))
-            requests.append(pl.read_parquet(path / "requests.parquet"))
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise ArtifactError(
-                f"{path}: cannot be read ({error}); join the events again into another place"
-            ) from error
-    return pl.concat(rows, how="diagonal"), pl.concat(requests, how="diagonal")
+def _read(directory: Path, numbers: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    try:
+        rows, requests = scan_parts(directory, numbers)
+        return rows.collect(), requests.collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(
+            f"{directory}: a partition of {numbers[0]} to {numbers[-1]} is damaged ({error}); join into another place"
+        ) from error
 
 
 def _is_held_out(rows: pl.DataFrame, share: float) -> pl.Series:

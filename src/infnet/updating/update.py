@@ -27,6 +27,7 @@ from infnet.export.learning import LearningState, item_counts, last_seen
 from infnet.export.manifest import MANIFEST, Lineage
 from infnet.export.source import BundleSource
 from infnet.models.base import RankingModel
+from infnet.serving.label_join import Delayed
 from infnet.training.config import TrainConfig
 from infnet.training.environment import find_device, training_environment
 from infnet.training.prefetch import Prefetcher
@@ -38,7 +39,7 @@ from infnet.updating.guard import GuardError, GuardSettings, Verdict, judge
 from infnet.updating.histories import merged_histories
 from infnet.updating.partition import TRAIN, VALID, write_partition
 from infnet.updating.reading import ReadSamples
-from infnet.updating.samples import Delayed, collect_samples, delayed_tasks
+from infnet.updating.samples import collect_samples, delayed_tasks
 
 __all__ = ["UpdateReport", "UpdateSettings", "update_bundle"]
 
@@ -165,8 +166,8 @@ class _Update:
             verdict = self._judge(state.model, partition, read.only_valid(), _made(work / "live"))
             if not verdict.accepted:
                 raise GuardError(
-                    f"{self._out}: not written, since on {verdict.rows} held-out rows {'; '.join(verdict.reasons)}; "
-                    f"stay with {parent.manifest.version}, or change the guard's settings",
+                    f"{parent.path}: its update is refused, since on {verdict.rows} held-out rows "
+                    f"{'; '.join(verdict.reasons)}; stay with version {parent.manifest.version}",
                     verdict,
                 )
         with self._stage("exporting"):

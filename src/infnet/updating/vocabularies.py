@@ -127,13 +127,10 @@ def _named(
         count(name, values, np.flatnonzero(learnt))
     for name, feature in encoder.features.items():
         if feature.side == "item" and feature.reads == "key":
-            if True:
-                count(name, items, np.arange(len(items)))
-            elif name in of_items:
-                values = items.to_frame("key").join(of_items[name], on="key", how="left", maintain_order="left")[
-                    "value"
-                ]
-                count(name, values, np.arange(len(items)))
+            count(name, items, np.arange(len(items)))
+        elif feature.side == "item" and name in of_items:
+            found = items.to_frame("key").join(of_items[name], on="key", how="left", maintain_order="left")
+            count(name, found["value"], np.arange(len(items)))
     return pl.concat(parts).group_by("vocabulary", "value").agg(pl.col("count").sum(), pl.col("seen_ms").max())
 
 
