@@ -4,8 +4,8 @@
 
 A small synthetic world is prepared and INFNet trained for one pass; ``infnet serve`` serves it, ``infnet update
 --follow`` joins labels (attribution windows of a few seconds), trains on, compares, exports and publishes. Users ask
-for pages and see ten items each; what they do is drawn from the served predictions moved by a hidden taste for each
-item, so that there is something to learn. An impression's age, when the first model that has learnt from it (or from a
+for pages and see ten items each; what they do depends on a hidden taste for each item, so that there is something to
+learn. An impression's age, when the first model that has learnt from it (or from a
 later one) is served, is its freshness.
 """
 
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         directory = Path(place)
         live = directory / "live"
         ModelDirectory(live).publish(make_bundle(directory, options.window_s))
-        with served(live, directory, []) as port:
-            rows = watch(port, live, directory, options)
+        with served(live, directory, []) as service:
+            rows = watch(service.port, live, directory, options)
     write_atomically(options.out / "freshness.json", json.dumps(rows, indent=1))
     report(rows)
 
@@ -125,9 +125,8 @@ def browse(port: int, live: Path, rate: float, stop: threading.Event) -> None:
     assert current is not None
     bundle, rng = Bundle.open(current), np.random.default_rng(0)
     tasks = {task.name: task.kind for task in bundle.layout.tasks}
-    taste = dict(
-        zip(bundle.items.keys(np.arange(1, len(bundle.items) + 1)), rng.normal(0, 1, len(bundle.items)), strict=True)
-    )
+    keys = bundle.items.keys(np.arange(1, len(bundle.items) + 1))
+    taste = dict(zip(keys, rng.normal(0, 1, len(keys)).tolist(), strict=True))
     number = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -140,12 +139,12 @@ def browse(port: int, live: Path, rate: float, stop: threading.Event) -> None:
         for item in reply["items"]:
             about = {"request_id": reply["request_id"], "item_id": item["item_id"]}
             events.append(about | {"type": "impression"})
-            for name, predicted in item["tasks"].items():
-                moved = 1 / (1 + (1 / predicted - 1) * np.exp(-taste[item["item_id"]])) if 0 < predicted < 1 else 0
-                if tasks[name] == "binary" and rng.random() < moved:
+            for name, kind in tasks.items():
+                if kind == "regression":
+                    value = 10 * np.exp(0.5 * taste[item["item_id"]] + rng.normal(0, 0.5))
+                    events.append(about | {"type": name, "value": value})
+                elif rng.random() < 1 / (1 + np.exp(1 - taste[item["item_id"]])):
                     events.append(about | {"type": name})
-                elif tasks[name] == "regression":
-                    events.append(about | {"type": name, "value": max(0.0, predicted) * rng.lognormal(0, 0.5)})
         ask(port, "/v1/events", events)
         stop.wait(max(0.0, began + 1 / rate - time.monotonic()))
 

@@ -12,6 +12,7 @@ which the schedule wanted the request sent. Saturation is the highest rate (in s
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import queue
 import socket
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import mlperf_loadgen
 import numpy as np
+import torch
 
 from infnet.export.bundle import Bundle
 from infnet.export.exporter import export_run
@@ -65,8 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     report(rows)
 
 
-def make_bundle(directory: Path) -> Path:
+def make_bundle(directory: Path, seed: int = 0) -> Path:
     """Of an untrained INFNet with its default settings."""
+    torch.manual_seed(seed)
     dataset = prepare_sized(directory / "data", 60, 150)
     config = TrainConfig(model="infnet", settings={"width": 16})
     run = Run.create(directory / "run", dataset, config)
@@ -78,8 +81,8 @@ def make_bundle(directory: Path) -> Path:
 def measure(bundle: Path, directory: Path, options: argparse.Namespace, store: list[str]) -> list[dict]:
     requests = make_requests(bundle, options.candidates)
     settings = ["--threads", str(options.threads), "--batch-wait-ms", str(options.batch_wait_ms), *store]
-    with served(bundle, directory, settings) as port:
-        client = Client(port, requests)
+    with served(bundle, directory, settings) as service:
+        client = Client(service.port, requests)
         client.run(20, 5.0)  # fills caches
         rows = [{"load": "asked", **client.run(options.rate, options.seconds)}]
         rate, best = options.rate, None
@@ -96,16 +99,20 @@ def measure(bundle: Path, directory: Path, options: argparse.Namespace, store: l
 
 def make_requests(bundle: Path, candidates: int) -> list[bytes]:
     """Whole HTTP requests, one for each of some users."""
+    head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n"
+    return [head.format(len(body)).encode() + body for body in request_bodies(bundle, candidates)]
+
+
+def request_bodies(bundle: Path, candidates: int) -> list[bytes]:
+    """JSON, one for each of some users."""
     opened, rng = Bundle.open(bundle), np.random.default_rng(0)
-    requests = []
+    bodies = []
     for _ in range(500):
         user = opened.users.key(int(rng.integers(1, len(opened.users) + 1)))
-        items = [opened.items.key(int(i)) for i in rng.choice(len(opened.items), candidates, replace=False) + 1]
+        items = opened.items.keys(rng.choice(len(opened.items), candidates, replace=False) + 1)
         body = {"user_id": user, "candidates": [{"item_id": item} for item in items], "limit": 20}
-        raw = json.dumps(body).encode()
-        head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
-        requests.append(head.encode() + raw)
-    return requests
+        bodies.append(json.dumps(body).encode())
+    return bodies
 
 
 class Client:
@@ -115,6 +122,8 @@ class Client:
         self._requests = requests
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: list[tuple[float, int, bool]] = []
+        gc.collect()
+        gc.freeze()  # the client's pauses are not the service's
         for _ in range(SENDERS):
             threading.Thread(target=self._send, args=(port,), daemon=True).start()
 

@@ -38,6 +38,10 @@ def _finite(values: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     return kept["value"].to_numpy().astype(np.float64), kept["weight"].to_numpy().astype(np.float64)
 
 
+_FURTHEST = 100.0
+"""Standard deviations from the mean."""
+
+
 def bucket_rows(values: NDArray[np.float64], edges: NDArray[np.float64], first: int) -> NDArray[np.int32]:
     """Embedding row (n,) of each value: ``edges[i]`` begins bucket i + 1; NaN and infinities are missing."""
     rows = first + NUM_RESERVED + np.searchsorted(edges, values, side="right")
@@ -113,6 +117,15 @@ def _standard(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tupl
     return mean, std if std > 0 else 1.0
 
 
+def _standard_scores(values: NDArray[np.float64], fitted: Fitted) -> NDArray[np.float32]:
+    """Like ``values``; an outlier beyond sense would make whole rows of a model infinite."""
+    scores = (values - np.array(fitted.state["mean"])) / np.array(fitted.state["std"])
+    bounded: NDArray[np.float32] = np.where(np.isfinite(values), scores.clip(-_FURTHEST, _FURTHEST), 0.0).astype(
+        np.float32
+    )
+    return bounded
+
+
 @feature_kind("value")
 class ValueFeature(Feature):
     """A number, standardised on the training values and projected into one token."""
@@ -139,12 +152,11 @@ class ValueFeature(Feature):
         return Fit(state={"mean": mean, "std": std})
 
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
-        """Standard scores (n, 1); 0, the mean, where missing."""
+        """Standard scores (n, 1), at most 100 from the mean; 0, the mean, where missing."""
         found = _floats(values)
         if self.log:
             found = _signed_log(found)
-        scores = (found - fitted.state["mean"]) / fitted.state["std"]
-        return np.where(np.isfinite(scores), scores, 0.0).astype(np.float32)[:, None]
+        return _standard_scores(found, fitted)[:, None]
 
 
 @feature_kind("vector")
@@ -189,9 +201,8 @@ class VectorFeature(Feature):
         return Fit(state={"mean": [mean for mean, _ in fitted], "std": [std for _, std in fitted]})
 
     def encode(self, values: pl.Series, fitted: Fitted) -> NDArray[np.int32] | NDArray[np.float32]:
-        """Standard scores (n, width); 0 where missing."""
-        scores = (self._table(values) - np.array(fitted.state["mean"])) / np.array(fitted.state["std"])
-        return np.where(np.isfinite(scores), scores, 0.0).astype(np.float32)
+        """Standard scores (n, width), at most 100 from the mean; 0 where missing."""
+        return _standard_scores(self._table(values), fitted)
 
     def _table(self, values: pl.Series) -> NDArray[np.float64]:
         """(n, width), NaN where missing."""

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 import infnet
 from infnet.errors import DataError, InfnetError, SpecError
-from infnet.serving.guard import BodyTooLargeError, Guard, read_body
+from infnet.serving.guard import BodyTooLargeError, Guard, UnreadBodyError, read_body
 from infnet.serving.metrics import CONTENT_TYPE_LATEST
 from infnet.serving.openapi import EXAMPLE_EVENTS, EXAMPLE_RANK, components, described
 from infnet.serving.settings import ServeSettings
@@ -123,7 +123,9 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
             entries.append(BatchEntry(each, None) if isinstance(each, RankReply) else BatchEntry(None, _said(each)[1]))
         return _reply(request, BatchReply(entries), form)
 
-    @app.post("/v1/events", **described(_EVENTS, "EventsReply", EXAMPLE_EVENTS, token=True))
+    takes_features = described("FeaturesBody", "FeaturesReply", {"features": {}}, token=token is not None)
+
+    @app.post("/v1/events", **described(_EVENTS, "EventsReply", EXAMPLE_EVENTS, token=token is not None))
     async def events(request: Request) -> Response:
         """Take what happened: impressions, and what a user did with them. What is accepted is on disk."""
         allowed(request)
@@ -136,12 +138,12 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         each = [bytes(part) for part in parts] if isinstance(parts, list) else [raw]
         return _reply(request, await asyncio.to_thread(system.ingest.take, each), JSON)
 
-    @app.put("/v1/users/{user_id}", **described("FeaturesBody", "FeaturesReply", {"features": {}}, token=True))
+    @app.put("/v1/users/{user_id}", **takes_features)
     async def put_user(user_id: str, request: Request) -> Response:
         """Set a user's features, in place of the bundle's; those that are left out are missing."""
         return await put(request, lambda body: system.put_user(user_id, body.features))
 
-    @app.put("/v1/items/{item_id}", **described("FeaturesBody", "FeaturesReply", {"features": {}}, token=True))
+    @app.put("/v1/items/{item_id}", **takes_features)
     async def put_item(item_id: str, request: Request) -> Response:
         """Set an item's candidate features, for requests that do not bring their own."""
         return await put(request, lambda body: system.put_item(item_id, body.features))
@@ -202,7 +204,9 @@ def _said(error: InfnetError) -> tuple[int, str]:
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, InfnetError)
     status, text = _said(error)
-    headers = {"Retry-After": "1"} if status == 503 else None
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    if isinstance(error, UnreadBodyError):
+        headers["Connection"] = "close"  # else what is left of the body would be read
     return Response(encode(ErrorReply(text), JSON), status, headers, media_type=JSON)
 
 

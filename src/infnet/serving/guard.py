@@ -15,7 +15,7 @@ from infnet.errors import DataError
 from infnet.serving.metrics import ServiceMetrics
 from infnet.serving.wire import JSON, ErrorReply, encode
 
-__all__ = ["BodyTooLargeError", "Guard", "read_body"]
+__all__ = ["BodyTooLargeError", "Guard", "UnreadBodyError", "read_body"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -27,7 +27,11 @@ _BODY_S = 10.0
 _ID_HEADER = b"x-request-id"
 
 
-class BodyTooLargeError(DataError):
+class UnreadBodyError(DataError):
+    """A body that was not read to its end; nothing else can come over its connection."""
+
+
+class BodyTooLargeError(UnreadBodyError):
     """A body beyond the limit."""
 
 
@@ -101,7 +105,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         BodyTooLargeError: It has more than ``limit`` bytes.
-        DataError: It did not arrive within ten seconds.
+        UnreadBodyError: It did not arrive within ten seconds.
     """
     told = request.headers.get("content-length", "")
     parts: list[bytes] = []
@@ -116,7 +120,7 @@ async def read_body(request: Request, limit: int) -> bytes:
                     if size > limit:
                         break
         except TimeoutError as error:
-            raise DataError(f"the body did not arrive within {_BODY_S:.0f} s") from error
+            raise UnreadBodyError(f"the body did not arrive within {_BODY_S:.0f} s") from error
     if size > limit:
         raise BodyTooLargeError(f"the body has more than {limit} bytes; send fewer candidates or events at a time")
     return b"".join(parts)

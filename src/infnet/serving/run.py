@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -52,7 +53,7 @@ def serve(settings: ServeSettings, token: str | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)  # while nothing is served yet; uvicorn raises the signal again at its end
     if settings.workers == 1:
-        uvicorn.Server(_config(create_app(settings, token), settings)).run(sockets=[bound])
+        uvicorn.Server(_config(_loaded(settings, token), settings)).run(sockets=[bound])
         return
     _fill(settings)
     os.environ[_SETTINGS] = settings.model_dump_json()
@@ -72,7 +73,15 @@ def app_of_environment() -> FastAPI:
     """The application of a process that :func:`serve` started."""
     settings = ServeSettings.model_validate_json(os.environ[_SETTINGS])
     set_up_logs(settings.log_level)
-    return create_app(settings, os.environ.get(_TOKEN))
+    return _loaded(settings, os.environ.get(_TOKEN))
+
+
+def _loaded(settings: ServeSettings, token: str | None) -> FastAPI:
+    app = create_app(settings, token)
+    # What is there by now stays. To look through it for garbage takes the collector longer than a request has.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _config(app: FastAPI | str, settings: ServeSettings) -> uvicorn.Config:
