@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 import infnet
 from infnet.errors import DataError, InfnetError, SpecError
 from infnet.serving.guard import BodyTooLargeError, Guard, UnreadBodyError, read_body
+from infnet.serving.loop_lag import LoopLag
 from infnet.serving.metrics import CONTENT_TYPE_LATEST
 from infnet.serving.openapi import EXAMPLE_EVENTS, EXAMPLE_RANK, components, described
 from infnet.serving.settings import ServeSettings
@@ -58,15 +59,20 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         ArtifactError: The model cannot be served.
         StoreError: The feature store or the event log cannot be opened.
     """
-    system = System.open(settings)
+    system, lag = System.open(settings), LoopLag()
     limit = int(settings.max_body_mb * 2**20)
+
+    def has_room(more: int = 1) -> bool:
+        return system.batcher.has_room(settings.deadline_ms / 1000 - lag.seconds, more)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         system.start()
+        watching = asyncio.create_task(lag.watch())
         try:
             yield
         finally:
+            watching.cancel()
             await asyncio.to_thread(system.close)
 
     app = FastAPI(
@@ -81,7 +87,8 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         metrics=system.metrics,
         endpoints=_ENDPOINTS,
         sheds=_RANKING,
-        has_room=lambda: system.batcher.has_room(settings.deadline_ms / 1000),
+        has_room=has_room,
+        lag=lag,
     )
     app.add_exception_handler(InfnetError, _refused)
     app.add_exception_handler(HTTPException, _not_served)
@@ -112,7 +119,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         """Answer several requests, which share one deadline."""
         form = _form(request)
         body = decode(await read_body(request, limit), BatchBody, form)
-        if not system.batcher.has_room(settings.deadline_ms / 1000, len(body.requests)):
+        if not has_room(len(body.requests)):
             raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
         arrived = request.state.arrived
         found = await asyncio.gather(*(ranked(each, arrived) for each in body.requests), return_exceptions=True)

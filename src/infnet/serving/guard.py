@@ -12,6 +12,7 @@ import structlog
 from starlette.requests import Request
 
 from infnet.errors import DataError
+from infnet.serving.loop_lag import LoopLag
 from infnet.serving.metrics import ServiceMetrics
 from infnet.serving.wire import JSON, ErrorReply, encode
 
@@ -44,6 +45,7 @@ class Guard:
         endpoints: Paths to count under their own names.
         sheds: Paths of which ``has_room`` is asked before anything is read; 503 when it says no.
         has_room: Whether one more request would be answered in time.
+        lag: Of the event loop: a request is taken to have arrived so long before it is seen.
     """
 
     def __init__(
@@ -54,16 +56,18 @@ class Guard:
         endpoints: frozenset[str],
         sheds: frozenset[str],
         has_room: Callable[[], bool],
+        lag: LoopLag | None = None,
     ) -> None:
         self._app, self._metrics = app, metrics
         self._endpoints, self._sheds, self._has_room = endpoints, sheds, has_room
+        self._lag = lag or LoopLag()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection's message."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        arrived = time.perf_counter()
+        arrived = time.perf_counter() - self._lag.seconds
         given = next((value for name, value in scope["headers"] if name == _ID_HEADER), b"")
         trace_id = given[:128] if given.isascii() and given.decode("latin-1").isprintable() else b""
         trace_id = trace_id or uuid.uuid4().hex.encode()
