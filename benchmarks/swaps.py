@@ -4,8 +4,8 @@
 
 Two versions of a model with 60 fields, 150 events and width 16 (random weights) are published in turns to the directory
 that ``infnet serve`` watches, while requests of 500 candidates come at a fixed rate. A swap takes from the call of
-``publish`` to the first answer of the new version; so does the rollback. Resident memory is that of the service, a
-while after the first swaps and after the last.
+``publish`` to the first answer of the new version; so does the rollback. Resident memory is that of the service, before
+the first swap, a while after some, and after the last.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def swap(service: Local, live: ModelDirectory, bundles: list[Path], options: arg
                 time.sleep(0.01)
             return time.perf_counter() - began
 
+        time.sleep(2)
+        first_mb = service.resident_mb
         for number in range(options.swaps):
             if number == min(SETTLED, options.swaps - 1):
                 time.sleep(2)
@@ -104,6 +106,7 @@ def swap(service: Local, live: ModelDirectory, bundles: list[Path], options: arg
         "seconds_of_a_swap,_median": round(statistics.median(seconds), 2),
         "seconds_of_a_swap,_longest": round(max(seconds), 2),
         "seconds_of_the_rollback": round(back_s, 2),
+        "resident_MB_before": round(first_mb, 1),
         f"resident_MB_after_{SETTLED}_swaps": round(settled_mb, 1),
         f"resident_MB_after_{options.swaps}_swaps": round(last_mb, 1),
         "growth": f"{100 * (last_mb / settled_mb - 1):+.1f}%",

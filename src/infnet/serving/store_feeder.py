@@ -62,7 +62,8 @@ class StoreFeeder:
         return self._is_behind
 
     def start(self) -> None:
-        """Begin to catch up."""
+        """Catch up, unless the store fails, and go on doing so."""
+        self._round()
         self._thread.start()
 
     def close(self) -> None:
