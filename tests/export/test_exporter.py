@@ -197,3 +197,7 @@ def test_a_run_whose_training_goes_on_is_not_exported(run, bundle, dataset, tmp_
     with graphs_of(bundle), pytest.raises(ArtifactError, match="training has not ended"):
         export_run(young, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["young"]
+
+
+def test_everybody_may_read_a_bundle(bundle):
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in bundle.path.rglob("*") if path.is_file())

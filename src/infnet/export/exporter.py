@@ -161,6 +161,9 @@ class _Export:
             request_ms = self._like.manifest.request_ms
         else:
             request_ms = {name: 1000 * self._request_seconds(engine) for name, engine in engines.items()}
+        files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+        for path in files:
+            path.chmod(0o644)  # some libraries write private ones; a bundle is for whoever serves it
         update = {
             "parity": parity,
             "loss": loss,
@@ -168,8 +171,7 @@ class _Export:
             "backend": min(request_ms, key=lambda name: request_ms[name]),
             "files": {
                 path.relative_to(directory).as_posix(): FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
-                for path in sorted(directory.rglob("*"))
-                if path.is_file()
+                for path in files
             },
         }
         manifest = manifest.model_copy(update=update)

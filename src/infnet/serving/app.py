@@ -13,6 +13,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 import infnet
@@ -63,7 +64,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
     limit = int(settings.max_body_mb * 2**20)
 
     def has_room(more: int = 1) -> bool:
-        return system.batcher.has_room(settings.deadline_ms / 1000 - lag.seconds, more)
+        return system.batcher.has_room(max(0.0, settings.deadline_ms / 1000 - lag.seconds), more)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +76,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
             watching.cancel()
             await asyncio.to_thread(system.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="INFNet ranking service",
         version=infnet.__version__,
         description="Ranks items for users, and takes what happens to them.",
@@ -92,7 +93,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
     )
     app.add_exception_handler(InfnetError, _refused)
     app.add_exception_handler(HTTPException, _not_served)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, wants_token=token is not None)  # type: ignore[method-assign]
 
     def allowed(request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
@@ -222,12 +223,11 @@ async def _not_served(_: Request, error: Exception) -> Response:
     return Response(encode(ErrorReply(str(error.detail)), JSON), error.status_code, error.headers, media_type=JSON)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, *, wants_token: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schema["components"] = {
-            "schemas": components(),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        }
+        schema["components"] = {"schemas": components()}
+        if wants_token:
+            schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         app.openapi_schema = schema
     return app.openapi_schema

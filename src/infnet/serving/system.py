@@ -129,11 +129,11 @@ class System:
 
     def health(self) -> HealthReply:
         """How the parts are."""
-        is_fed = self.features.is_available and not self.feeder.is_behind
-        is_logged = self.log.is_well
+        is_fed, is_logged = not self.feeder.is_behind, self.log.is_well
+        is_well = self.features.is_available and is_fed and is_logged
         return HealthReply(
-            status=("ok" if is_fed and is_logged else "degraded") if self.is_ready else "down",
-            feature_store="ok" if is_fed else "failing",
+            status=("ok" if is_well else "degraded") if self.is_ready else "down",
+            feature_store=("ok" if is_fed else "behind") if self.features.is_available else "failing",
             event_log="ok" if is_logged else "failing",
         )
 

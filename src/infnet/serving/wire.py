@@ -222,7 +222,8 @@ class HealthReply(msgspec.Struct, frozen=True):
     """How the service is."""
 
     status: Literal["ok", "degraded", "down"]
-    feature_store: Literal["ok", "failing"]
+    feature_store: Literal["ok", "behind", "failing"]
+    """``behind``: it answers, and events wait in the log to enter it."""
     event_log: Literal["ok", "failing"]
 
 
