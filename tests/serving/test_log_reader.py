@@ -47,11 +47,11 @@ def test_events_are_read_with_every_field_as_written(tmp_path):
     events = read_events(tmp_path).events
     assert events.schema == EVENT_SCHEMA
     stamp = events["received_ms"][0]
-    own, position = read_own_events(log, {})
+    own, position = read_own_events(log.directory, log.writer, {})
     assert own == [Event(**(row | {"received_ms": stamp})) for row in events.to_dicts()]
     assert [event.item_id for event in own] == ["7", '"\n,']
     assert position == log.position()
-    assert read_own_events(log, position) == ([], position)
+    assert read_own_events(log.directory, log.writer, position) == ([], position)
 
 
 def test_own_events_are_those_of_one_writer(tmp_path):
@@ -59,10 +59,10 @@ def test_own_events_are_those_of_one_writer(tmp_path):
     for number in range(3):
         mine.append_events([an_event(f"m{number}")])
         other.append_events([an_event(f"o{number}")])
-    assert [event.event_id for event in read_own_events(mine, {})[0]] == ["m0", "m1", "m2"]
+    assert [event.event_id for event in read_own_events(mine.directory, mine.writer, {})[0]] == ["m0", "m1", "m2"]
     both = read_events(tmp_path).position
     mine.append_events([an_event("m3")])
-    assert [event.event_id for event in read_own_events(mine, both)[0]] == ["m3"]
+    assert [event.event_id for event in read_own_events(mine.directory, mine.writer, both)[0]] == ["m3"]
 
 
 def test_a_line_that_is_being_written_is_read_when_it_is_complete(tmp_path):
@@ -116,7 +116,7 @@ def test_damaged_lines_are_counted_once(tmp_path):
     events, position, damaged = read_events(tmp_path)
     assert (events["event_id"].to_list(), damaged) == (["0", "2", "4"], 2)
     assert read_events(tmp_path, position).damaged == 0
-    assert [event.event_id for event in read_own_events(log, {})[0]] == ["0", "2", "4"]
+    assert [event.event_id for event in read_own_events(log.directory, log.writer, {})[0]] == ["0", "2", "4"]
 
 
 def test_the_time_of_the_last_line_is_found_however_long_the_lines_are(tmp_path):

@@ -16,14 +16,11 @@ from infnet.export.bundle import Bundle
 from infnet.export.exporter import export_run
 from infnet.serving.ranker import Ranker
 from infnet.training.checkpoint import load_checkpoint
-from infnet.training.config import TrainConfig
-from infnet.training.run import Run
-from infnet.training.state import TrainState
 from infnet.updating import update as module
 from infnet.updating.guard import GuardError, GuardSettings
 from infnet.updating.samples import collect_samples
 from infnet.updating.update import UpdateSettings, update_bundle
-from small_bundle import NEWCOMER, SETTINGS, graphs_of
+from small_bundle import NEWCOMER, graphs_of
 
 STRAIGHT = UpdateSettings(holdout=0.0, shuffle=False, guard=GuardSettings(when_unsure="accept"))
 
@@ -34,21 +31,6 @@ def checkpoint(path):
 
 def contents(directory):
     return {file.name: file.read_bytes() for file in sorted(directory.rglob("*")) if file.is_file()}
-
-
-@pytest.fixture(scope="module")
-def plain(bundle, dataset, tmp_path_factory):
-    """A bundle without dropout, whose run took batches of 32 rows."""
-    settings = {"embedding_std": 1.0, "dropout": 0.0} | SETTINGS["infnet"]
-    config = TrainConfig(settings=settings, batch_size=32, learning_rate=0.01, embedding_learning_rate=0.02)
-    run = Run.create(tmp_path_factory.mktemp("runs") / "plain", dataset, config)
-    torch.manual_seed(1)
-    state = TrainState.begin(dataset.layout, config, torch.device("cpu"))
-    run.save_best(state.model, {})
-    state.save(run.last_path)
-    run.write_report({"metrics": {}})
-    with graphs_of(bundle):
-        return export_run(run, tmp_path_factory.mktemp("bundles") / "plain")
 
 
 @pytest.fixture(scope="module")

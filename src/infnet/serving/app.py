@@ -139,19 +139,20 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         allowed(request)
         raw = await read_body(request, limit)
         try:
-            parts = msgspec.json.decode(raw, type=msgspec.Raw | list[msgspec.Raw])
+            each = [bytes(part) for part in msgspec.json.decode(raw, type=list[msgspec.Raw])]
+        except msgspec.ValidationError:
+            each = [raw]  # says what is wrong with it
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             await asyncio.to_thread(system.ingest.set_aside, raw, "is no JSON")
             raise DataError("the body is no JSON; send a list of events") from error
-        each = [bytes(part) for part in parts] if isinstance(parts, list) else [raw]
         return _reply(request, await asyncio.to_thread(system.ingest.take, each), JSON)
 
-    @app.put("/v1/users/{user_id}", **takes_features)
+    @app.put("/v1/users/{user_id:path}", **takes_features)
     async def put_user(user_id: str, request: Request) -> Response:
         """Set a user's features, in place of the bundle's; those that are left out are missing."""
         return await put(request, lambda body: system.put_user(user_id, body.features))
 
-    @app.put("/v1/items/{item_id}", **takes_features)
+    @app.put("/v1/items/{item_id:path}", **takes_features)
     async def put_item(item_id: str, request: Request) -> Response:
         """Set an item's candidate features, for requests that do not bring their own."""
         return await put(request, lambda body: system.put_item(item_id, body.features))

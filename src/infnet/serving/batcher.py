@@ -18,8 +18,11 @@ from infnet.serving.wire import RankReply
 __all__ = ["Batcher", "Outcome"]
 
 _log = structlog.get_logger(__name__)
-_SMALL, _TOGETHER, _MOST = 64, 512, 32
-"""Requests of at most so many candidates are computed together, up to so many candidates and requests in all."""
+_SMALL, _TOGETHER = 64, 512
+"""Requests of at most so many candidates are computed together, up to so many candidates in all."""
+
+_MARGIN_S, _MARGIN_SHARE = 0.01, 0.1
+"""Before its deadline a ticket is given up: so long, and no more than such a share of its time."""
 
 Outcome = RankReply | InfnetError
 
@@ -34,6 +37,7 @@ class Batcher:
         service: Answers.
         workers: Threads.
         queue: Tickets that may wait.
+        most: Requests that are computed together.
         wait_s: How long a small request waits for others to join it.
         shed_share: Share of a request's time that it may spend waiting, going by what requests took lately; one that
             would wait longer is not taken.
@@ -45,11 +49,12 @@ class Batcher:
         *,
         workers: int = 2,
         queue: int = 256,
+        most: int = 32,
         wait_s: float = 0.0,
         shed_share: float = 0.5,
     ) -> None:
         self.service = service
-        self._limit, self._wait_s, self._shed_share = queue, wait_s, shed_share
+        self._limit, self._most, self._wait_s, self._shed_share = queue, most, wait_s, shed_share
         self._waiting: deque[tuple[Ticket, Callable[[Outcome], None]]] = deque()
         self._condition = threading.Condition()
         self._is_closing = False
@@ -63,12 +68,12 @@ class Batcher:
         """Whether requests that come now are likely to be answered in time."""
         before = len(self._waiting)
         last = before + more - 1
-        has_room = last < self._limit and self.service.costs.wait_s(last, len(self._threads)) <= (
-            self._shed_share * budget_s
-        )
-        if not has_room and not before:
+        if last >= self._limit:
+            return False
+        is_soon = self.service.costs.wait_s(last, len(self._threads)) <= self._shed_share * budget_s
+        if not is_soon and not before:
             self.service.costs.shed()
-        return has_room
+        return is_soon
 
     @property
     def num_waiting(self) -> int:
@@ -80,8 +85,9 @@ class Batcher:
         """Whether every thread works."""
         return all(thread.is_alive() for thread in self._threads)
 
-    async def answer(self, ticket: Ticket, margin_s: float = 0.01) -> Outcome:
+    async def answer(self, ticket: Ticket) -> Outcome:
         """The outcome of a ticket; when its deadline comes too near, the order by prior scores."""
+        margin_s = min(_MARGIN_S, _MARGIN_SHARE * (ticket.deadline - ticket.arrived))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
 
@@ -96,8 +102,7 @@ class Batcher:
         try:
             return await asyncio.wait_for(future, max(0.0, ticket.deadline - margin_s - time.perf_counter()))
         except TimeoutError:
-            ticket.is_answered = True
-            return self.service.popular(ticket)
+            return ticket.give_up() or self.service.popular(ticket)
 
     def close(self) -> None:
         """Answer what waits, then end."""
@@ -142,9 +147,9 @@ class Batcher:
             if len(first[0].items) > _SMALL:
                 return taken
             if self._wait_s and not self._is_closing:
-                self._condition.wait_for(lambda: len(self._waiting) >= _MOST or self._is_closing, self._wait_s)
+                self._condition.wait_for(lambda: len(self._waiting) >= self._most or self._is_closing, self._wait_s)
             largest, passed = len(first[0].items), []
-            while self._waiting and len(taken) < _MOST:
+            while self._waiting and len(taken) < self._most:
                 entry = self._waiting.popleft()
                 size = max(largest, len(entry[0].items))
                 if entry[0].is_answered:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infnet.schema import Task
-from infnet.serving.events import IMPRESSION, Event
+from infnet.serving.events import IMPRESSION, Event, Served
 from infnet.serving.features import Recent
 from infnet.serving.metrics import ServiceMetrics
 
@@ -25,8 +25,8 @@ class _Delivered(NamedTuple):
     tasks: tuple[Task, ...]
     seen: set[str]
     """Items with an impression."""
-    told: set[tuple[str, str]]
-    """Items and tasks with a label."""
+    told: dict[tuple[str, str], float]
+    """Labels by item and task, the first of each."""
 
 
 class ExposureMemory:
@@ -39,7 +39,7 @@ class ExposureMemory:
     """
 
     def __init__(self, metrics: ServiceMetrics, limit: int = 20_000) -> None:
-        self._metrics = metrics
+        self._metrics, self.limit = metrics, limit
         self._delivered: Recent[str, _Delivered] = Recent(limit)
         self._lock = threading.Lock()
 
@@ -48,7 +48,14 @@ class ExposureMemory:
     ) -> None:
         """Remember an answer: the items delivered and what was predicted for each (n, T)."""
         places = {item: place for place, item in enumerate(items)}
-        self._delivered.put(request_id, _Delivered(user, places, predictions, tuple(tasks), set(), set()))
+        self._delivered.put(request_id, _Delivered(user, places, predictions, tuple(tasks), set(), {}))
+
+    def recall(self, requests: Sequence[Served], tasks: Sequence[Task]) -> None:
+        """Remember answers of an earlier life, those of the same tasks."""
+        for served in requests:
+            if all(task.name in served.predictions for task in tasks):
+                predictions = np.array([served.predictions[task.name] for task in tasks], np.float64).T
+                self.served(served.request_id, served.user_id, served.items, predictions, tasks)
 
     def user_of(self, request_id: str) -> str | None:
         """Whose request it was, if it is remembered."""
@@ -57,16 +64,17 @@ class ExposureMemory:
 
     def happened(self, event: Event) -> None:
         """Count an event for calibration, if its request is remembered."""
-        found = self._delivered.get(event.request_id)
-        place = None if found is None else found.places.get(event.item_id)
-        if found is None or place is None:
+        found, item = self._delivered.get(event.request_id), event.item_id
+        place = None if found is None else found.places.get(item)
+        if found is None or place is None or not event.value > 0:
             return
         with self._lock:
-            if event.type == IMPRESSION and event.item_id not in found.seen:
-                found.seen.add(event.item_id)
+            if event.type == IMPRESSION and item not in found.seen:
+                found.seen.add(item)
                 for task, prediction in zip(found.tasks, found.predictions[place].tolist(), strict=True):
                     self._metrics.expected.labels(task.name).inc(max(0.0, prediction))
+                    self._metrics.observed.labels(task.name).inc(found.told.get((item, task.name), 0.0))
             for task in found.tasks:
-                if task.event_type == event.type and (event.item_id, task.name) not in found.told and event.value > 0:
-                    found.told.add((event.item_id, task.name))
-                    self._metrics.observed.labels(task.name).inc(1.0 if task.kind == "binary" else event.value)
+                if task.event_type == event.type and (item, task.name) not in found.told:
+                    label = found.told[item, task.name] = 1.0 if task.kind == "binary" else event.value
+                    self._metrics.observed.labels(task.name).inc(label if item in found.seen else 0.0)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from infnet.errors import DataError
 from infnet.serving.loop_lag import LoopLag
@@ -89,6 +89,8 @@ class Guard:
             else:
                 with structlog.contextvars.bound_contextvars(trace_id=trace_id.decode("latin-1")):
                     await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            status = 0  # nobody is there to be answered
         except Exception:
             _log.exception("request_failed", path=path, trace_id=trace_id.decode("latin-1"))
             if not status:

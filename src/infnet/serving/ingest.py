@@ -59,6 +59,7 @@ class EventIngest:
         self._lock = threading.Lock()
         for event_id in log.recent_event_ids(_REMEMBERED):
             self._taken.put(event_id, None)
+        memory.recall(log.recent_served(memory.limit), holder.live.spec.tasks)
 
     def set_aside(self, raw: bytes, reason: str) -> None:
         """Keep something that is no event."""
@@ -120,6 +121,10 @@ class EventIngest:
         ]
 
 
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace("/", "%2F")
+
+
 def _checked(body: EventBody, live: LiveModel, now: int) -> Event:
     if body.type not in live.event_types:
         raise DataError(f"no event is of type '{body.type}'{did_you_mean(body.type, live.event_types)}")
@@ -129,9 +134,9 @@ def _checked(body: EventBody, live: LiveModel, now: int) -> Event:
     if body.time_ms is not None and body.time_ms > now + _AHEAD_MS:
         ahead = (body.time_ms - now) // 1000
         raise DataError(f"time_ms is {body.time_ms}, {ahead} s ahead of the clock; send ms since 1970")
-    item, at = str(body.item_id), "" if body.time_ms is None else f"/{body.time_ms}"
+    item, at = str(body.item_id), [] if body.time_ms is None else [str(body.time_ms)]
     return Event(
-        event_id=body.event_id or f"{body.request_id}/{item}/{body.type}{at}",
+        event_id=body.event_id or "/".join(map(_escaped, (body.request_id, item, body.type, *at))),
         request_id=body.request_id,
         item_id=item,
         type=body.type,

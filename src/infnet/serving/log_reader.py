@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 from infnet.serving.events import Event, Served
 from infnet.serving.segments import Position, Segment, advanced, last_stamp, read_complete, segments, unread
-
-if TYPE_CHECKING:
-    from infnet.serving.event_log import EventLog
 
 __all__ = [
     "EVENT_SCHEMA",
@@ -72,10 +69,10 @@ def read_events(directory: Path, since: Mapping[str, int] | None = None, *, writ
     return LogRead(events, position, lines.height - events.height)
 
 
-def read_own_events(log: EventLog, since: Mapping[str, int]) -> tuple[list[Event], Position]:
-    """What a log's own writer has written beyond a position, and where to go on; damaged lines are left out."""
+def read_own_events(directory: Path, writer: str, since: Mapping[str, int]) -> tuple[list[Event], Position]:
+    """What one writer of a log has written beyond a position, and where to go on; damaged lines are left out."""
     position, events = dict(since), list[Event]()
-    for segment, start in unread(segments(log.directory / "events", log.writer), position):
+    for segment, start in unread(segments(directory / "events", writer), position):
         data = read_complete(segment.path, start)
         events += _decoded(data.splitlines(), Event)
         position = advanced(position, segment, start + len(data))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from infnet.errors import DataError, InfnetError, SpecError, StoreError, did_you_mean
-from infnet.serving.budget import DEGRADATIONS, Costs
+from infnet.serving.budget import DEGRADATIONS, Costs, Degradation
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Served
 from infnet.serving.exposure import ExposureMemory
@@ -134,9 +134,8 @@ class RankingService:
         """The answer that needs neither features nor model: candidates by their prior score."""
         model = self.holder.live
         order, prior = by_prior(model, ticket)
-        ticket.degraded.add("popularity_order")
         items = [ItemReply(ticket.items[i], float(prior[i]), {}) for i in order[: ticket.body.limit]]
-        return self._finished(model, ticket, items)
+        return self._finished(model, ticket, items, {"popularity_order"})
 
     def _reply(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> RankReply:
         ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
@@ -147,18 +146,21 @@ class RankingService:
             ItemReply(ticket.items[place], row[column], dict(zip(tasks, row, strict=True)))
             for place, row in zip(places.tolist(), chosen.tolist(), strict=True)
         ]
-        if not ticket.is_answered:
+        # From here on this is the answer, even if the log takes so long that the time is over before.
+        if ticket.offer(self._finished(model, ticket, items, ticket.degraded)):
             delivered = [item.item_id for item in items]
             self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks)
             self._write(model, prepared, order, items)
             self._observe(model, prepared, chosen)
         ticket.seconds["reply"] = time.perf_counter() - started
-        return self._finished(model, ticket, items)
+        return self._finished(model, ticket, items, ticket.degraded)
 
-    def _finished(self, model: LiveModel, ticket: Ticket, items: list[ItemReply]) -> RankReply:
-        degraded = [step for step in DEGRADATIONS if step in ticket.degraded]
-        timings = {stage: 1000 * seconds for stage, seconds in ticket.seconds.items()} if ticket.body.timings else {}
-        return RankReply(ticket.request_id, model.version, items, list(degraded), timings)
+    def _finished(
+        self, model: LiveModel, ticket: Ticket, items: list[ItemReply], left_out: Set[Degradation]
+    ) -> RankReply:
+        degraded: list[str] = [step for step in DEGRADATIONS if step in left_out]
+        timings = {stage: 1000 * seconds for stage, seconds in dict(ticket.seconds).items()}
+        return RankReply(ticket.request_id, model.version, items, degraded, timings if ticket.body.timings else {})
 
     def _write(self, model: LiveModel, prepared: Prepared, order: NDArray[np.intp], items: Sequence[ItemReply]) -> None:
         """Log once what was read and answered, so that training reads it later and nothing else."""

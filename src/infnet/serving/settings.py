@@ -41,6 +41,8 @@ class ServeSettings(BaseModel):
     """After which Redis counts as failed."""
     queue: int = Field(default=256, ge=1)
     """Requests that may wait; what comes beyond is told to come back (503)."""
+    batch: int = Field(default=32, ge=1, le=256)
+    """Small requests that are computed together, at most, if so many wait."""
     batch_wait_ms: float = Field(default=0.0, ge=0, le=100)
     """How long a small request waits for others to be computed with."""
     max_candidates: int = Field(default=10_000, ge=1)

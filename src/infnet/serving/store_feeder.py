@@ -108,7 +108,7 @@ class StoreFeeder:
         if told is None:
             self._fill()
         position: Position = {} if told is None else json.loads(told)
-        events, position = read_own_events(self._log, position)
+        events, position = read_own_events(self._log.directory, self._log.writer, position)
         self._append(history_events(events, self._holder.live))
         self._save(position)
         if events:

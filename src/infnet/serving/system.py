@@ -57,7 +57,11 @@ class System:
             max_candidates=settings.max_candidates,
         )
         self.batcher = Batcher(
-            self.service, workers=settings.threads, queue=settings.queue, wait_s=settings.batch_wait_ms / 1000
+            self.service,
+            workers=settings.threads,
+            queue=settings.queue,
+            most=settings.batch,
+            wait_s=settings.batch_wait_ms / 1000,
         )
         self.feeder = StoreFeeder(log, store, holder, self.metrics, fill=self._fill)
         self.ingest = EventIngest(log, store, self.feeder, holder, memory, self.metrics)
@@ -104,7 +108,7 @@ class System:
         """Count an answer."""
         for step in reply.degraded:
             self.metrics.degraded.labels(step).inc()
-        self.metrics.stages(ticket.seconds)
+        self.metrics.stages(dict(ticket.seconds))
         if reply.degraded:
             _log.debug("degraded", request_id=ticket.request_id, steps=reply.degraded)
         if self._tracer is not None:

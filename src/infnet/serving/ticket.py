@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from infnet.serving.encoding import RankRequest, UserState
 from infnet.serving.events import ServedHistory
 from infnet.serving.features import Known
 from infnet.serving.live import LiveModel
-from infnet.serving.wire import RankBody
+from infnet.serving.wire import RankBody, RankReply
 
 __all__ = ["Prepared", "Ticket", "by_prior", "prepare"]
 
@@ -36,10 +37,26 @@ class Ticket:
     time_ms: int
     """When it arrived, in ms since 1970."""
     is_answered: bool = False
-    """Somebody has answered it, for want of time."""
+    """It was given up, and answered for want of time."""
     degraded: set[Degradation] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage."""
+    """By stage; whoever works on the ticket adds to it."""
+    _offered: RankReply | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def offer(self, reply: RankReply) -> bool:
+        """Decide upon an answer, unless the ticket was given up."""
+        with self._lock:
+            if self.is_answered:
+                return False
+            self._offered = reply
+            return True
+
+    def give_up(self) -> RankReply | None:
+        """Want no answer any more, unless one was decided upon: that."""
+        with self._lock:
+            self.is_answered = self._offered is None
+            return self._offered
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Tracer:
             },
         )
         moment = ticket.arrived
-        for stage, seconds in ticket.seconds.items():
+        for stage, seconds in dict(ticket.seconds).items():
             child = self._tracer.start_span(stage, context=set_span_in_context(span), start_time=at(moment))
             moment += seconds
             child.end(end_time=at(moment))
