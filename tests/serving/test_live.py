@@ -279,16 +279,11 @@ def unreadable(bundle, path, name):
     return altered(bundle, path, **{name: b"{}"})
 
 
-NOT_OURS = "only errors of this package count as a model that cannot be loaded, not those of the libraries that load it"
-
-
-@pytest.mark.xfail(strict=True, reason=NOT_OURS)
 def test_a_version_that_a_library_cannot_read_is_refused(watched, published, bundle, tmp_path):
     version = published.publish(unreadable(bundle, tmp_path / "unreadable", "whole_dot_onnx"))
     wait_until(lambda: watched.holder.refused == version, within_s=0.6)
 
 
-@pytest.mark.xfail(strict=True, reason=NOT_OURS)
 @pytest.mark.parametrize("name", ["whole_dot_onnx", "encoder__encoders_dot_json", "serving_dot_safetensors"])
 def test_a_first_version_that_a_library_cannot_read_gives_way_as_well(published, bundle, tmp_path, name):
     first = published.publication().version

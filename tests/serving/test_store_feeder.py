@@ -155,10 +155,6 @@ def test_a_store_that_lost_everything_is_filled_again_from_bundle_and_log(parts,
     assert parts.history("new") == newest_first(*((3, 1) if fails_first else (1,)))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an event has one order in the log (a hash of its id) and another in the bundle (its rank), so it is two",
-)
 def test_an_event_that_bundle_and_log_both_hold_is_one_when_a_lost_store_is_filled(parts, bundle):
     """As after an update, whose bundle has the events that the log told of."""
     (item, at), *_ = in_bundle(bundle, "u1")

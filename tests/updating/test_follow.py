@@ -131,7 +131,9 @@ def test_a_full_disk_fails_the_round_and_not_the_loop(bundle, log, events, follo
     assert following.round().outcome == "published"
 
 
-def test_a_stop_between_any_two_stages_leaves_everything_as_it_was(bundle, log, events, follower, tmp_path, monkeypatch):
+def test_a_stop_between_any_two_stages_leaves_everything_as_it_was(
+    bundle, log, events, follower, tmp_path, monkeypatch
+):
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
     events.add(log[:ENOUGH])

@@ -82,6 +82,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         description="Ranks items for users, and takes what happens to them.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(
         Guard,
@@ -139,9 +140,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         allowed(request)
         raw = await read_body(request, limit)
         try:
-            each = [bytes(part) for part in msgspec.json.decode(raw, type=list[msgspec.Raw])]
-        except msgspec.ValidationError:
-            each = [raw]  # says what is wrong with it
+            each = _parts(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             await asyncio.to_thread(system.ingest.set_aside, raw, "is no JSON")
             raise DataError("the body is no JSON; send a list of events") from error
@@ -150,14 +149,16 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
     @app.put("/v1/users/{user_id:path}", **takes_features)
     async def put_user(user_id: str, request: Request) -> Response:
         """Set a user's features, in place of the bundle's; those that are left out are missing."""
-        return await put(request, lambda body: system.put_user(user_id, body.features))
+        return await put(user_id, request, lambda body: system.put_user(user_id, body.features))
 
     @app.put("/v1/items/{item_id:path}", **takes_features)
     async def put_item(item_id: str, request: Request) -> Response:
         """Set an item's candidate features, for requests that do not bring their own."""
-        return await put(request, lambda body: system.put_item(item_id, body.features))
+        return await put(item_id, request, lambda body: system.put_item(item_id, body.features))
 
-    async def put(request: Request, change: Callable[[FeaturesBody], None]) -> Response:
+    async def put(key: str, request: Request, change: Callable[[FeaturesBody], None]) -> Response:
+        if not key:
+            raise HTTPException(404)
         allowed(request)
         body = decode(await read_body(request, limit), FeaturesBody, JSON)
         await asyncio.to_thread(change, body)
@@ -183,6 +184,15 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
         return Response(await asyncio.to_thread(system.exposition), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _parts(raw: bytes) -> list[bytes]:
+    """The JSON of each element of a list; of what is no list, itself: what is wrong with it is said later."""
+    try:
+        return [bytes(part) for part in msgspec.json.decode(raw, type=list[msgspec.Raw])]
+    except msgspec.ValidationError:
+        msgspec.json.decode(raw)  # it may be no JSON behind its beginning
+        return [raw]
 
 
 def _form(request: Request) -> Format:

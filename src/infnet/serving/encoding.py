@@ -155,6 +155,18 @@ class RequestEncoder:
             times.append(when[is_known])
         return UserState(encoded, tuple(histories), tuple(times))
 
+    def readable(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those raw values of user or candidate features that this bundle can read."""
+        features = {feature.name: feature for feature in (*self._user, *self._candidate)}
+        return {name: raw for name, raw in values.items() if name in features and self._reads(features[name], raw)}
+
+    def _reads(self, feature: Feature, raw: Any) -> bool:
+        try:
+            self._read(feature, [raw], None)
+        except DataError:
+            return False
+        return True
+
     def _describe_values(self, key: Key | None, features: Mapping[str, Any]) -> Values:
         keys = {feature.name: key for feature in self._user if feature.reads == "key"}
         return self._encode_side("user", self._user, {**features, **keys}, 0)

@@ -50,6 +50,10 @@ class ExposureMemory:
         places = {item: place for place, item in enumerate(items)}
         self._delivered.put(request_id, _Delivered(user, places, predictions, tuple(tasks), set(), {}))
 
+    def asked(self, request_id: str, user: str) -> None:
+        """Remember whose a request is that the model did not answer."""
+        self._delivered.put(request_id, _Delivered(user, {}, np.zeros((0, 0)), (), set(), {}))
+
     def recall(self, requests: Sequence[Served], tasks: Sequence[Task]) -> None:
         """Remember answers of an earlier life, those of the same tasks."""
         for served in requests:

@@ -44,14 +44,21 @@ class LiveModel:
         Raises:
             ArtifactError: It is no bundle, is damaged, or answers nonsense.
         """
-        bundle = Bundle.open(path, verify="full")
-        model = cls(
-            ranker=Ranker(bundle, backend=backend, threads=threads),
-            spec=load_spec(bundle.path / "spec.yaml"),
-            version=bundle.manifest.version,
-            loaded_ms=time.time_ns() // 1_000_000,
-        )
-        model._warm_up()
+        try:
+            bundle = Bundle.open(path, verify="full")
+            model = cls(
+                ranker=Ranker(bundle, backend=backend, threads=threads),
+                spec=load_spec(bundle.path / "spec.yaml"),
+                version=bundle.manifest.version,
+                loaded_ms=time.time_ns() // 1_000_000,
+            )
+            model._warm_up()
+        except InfnetError:
+            raise
+        except Exception as error:  # of a library that reads a part of it
+            raise ArtifactError(
+                f"{path}: cannot be loaded ({type(error).__name__}: {error}); export it again"
+            ) from error
         return model
 
     def _warm_up(self) -> None:

@@ -98,11 +98,24 @@ class RankingService:
         for plan, ticket in zip(plans, tickets, strict=True):
             if ticket.items:
                 self.costs.left_out(plan)
-        asks_store = all(plan.asks_store for plan in plans)
-        wanted = [(t.request_id, t.user, t.items, t.time_ms) for t in tickets]
-        known = self.features.fetch(model, wanted, may_ask=asks_store)
+        asks = [plan.asks_store for plan in plans]
+        answers = {
+            may_ask: iter(
+                self.features.fetch(
+                    model,
+                    [
+                        (t.request_id, t.user, t.items, t.time_ms)
+                        for t, asked in zip(tickets, asks, strict=True)
+                        if asked is may_ask
+                    ],
+                    may_ask=may_ask,
+                )
+            )
+            for may_ask in {*asks}
+        }
+        known = [next(answers[asked]) for asked in asks]
         fetched = time.perf_counter()
-        if asks_store:
+        if any(asks):
             self.costs.fetched(fetched - started)
 
         found: dict[int, RankReply | InfnetError] = {}
@@ -123,7 +136,10 @@ class RankingService:
         scored = time.perf_counter()
         for (index, each), predictions in zip(prepared.items(), scores, strict=True):
             each.ticket.seconds |= {"encode": encoded - fetched, "model": scored - encoded}
-            found[index] = self._reply(model, each, predictions)
+            try:
+                found[index] = self._reply(model, each, predictions)
+            except InfnetError as error:
+                found[index] = error
         if prepared:
             self.costs.scored(scored - fetched, sum(len(each.places) for each in prepared.values()))
         self.costs.served((time.perf_counter() - started) / len(tickets))
@@ -135,11 +151,15 @@ class RankingService:
         model = self.holder.live
         order, prior = by_prior(model, ticket)
         items = [ItemReply(ticket.items[i], float(prior[i]), {}) for i in order[: ticket.body.limit]]
+        self.memory.asked(ticket.request_id, ticket.user)
         return self._finished(model, ticket, items, {"popularity_order"})
 
     def _reply(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> RankReply:
         ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
-        column = tasks.index(ticket.body.by or self._by or tasks[0])
+        if ticket.body.by is not None:
+            _check_task(model, ticket.body.by)  # once more: the model may be another one than when it was admitted
+        by = ticket.body.by or (self._by if self._by in tasks else None) or tasks[0]
+        column = tasks.index(by)
         order = np.argsort(-predictions[:, column], kind="stable")[: ticket.body.limit]
         places, chosen = prepared.places[order], predictions[order]
         items = [

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import structlog
 
 from infnet.errors import InfnetError, StoreError
@@ -51,6 +52,8 @@ class StoreFeeder:
         self._log, self._store, self._holder, self._metrics, self._fill = log, store, holder, metrics, fill
         self._mark = f"applied/{log.writer}"
         self._is_behind = True
+        self._fed: Position = {}
+        """How far into the log the store has come; what is in the log beyond is about to be fed."""
         self._marked: Position | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -78,8 +81,10 @@ class StoreFeeder:
         with self._lock:
             if self._is_behind:
                 return
+            position = self._log.position()
             try:
                 self._append(history_events(events, live))
+                self._fed = position
             except StoreError as error:
                 self._fall_behind(error)
 
@@ -109,7 +114,9 @@ class StoreFeeder:
             self._fill()
         position: Position = {} if told is None else json.loads(told)
         events, position = read_own_events(self._log.directory, self._log.writer, position)
-        self._append(history_events(events, self._holder.live))
+        found = history_events(events, self._holder.live)
+        self._append(found if told is not None else unheard(found, self._holder.live))
+        self._fed = position
         self._save(position)
         if events:
             _log.info("feature_store_caught_up", events=len(events))
@@ -122,9 +129,8 @@ class StoreFeeder:
             self._is_behind = True
             self._catch_up()
             return
-        position = self._log.position()
-        if position != self._marked:
-            self._save(position)
+        if self._fed != self._marked:
+            self._save(self._fed)
 
     def _save(self, position: Position) -> None:
         self._store.mark(self._mark, json.dumps(position))
@@ -133,6 +139,25 @@ class StoreFeeder:
     def _append(self, events: Sequence[HistoryEvent]) -> None:
         for start in range(0, len(events), _AT_A_TIME):
             self._store.append(events[start : start + _AT_A_TIME])
+
+
+def unheard(events: Sequence[HistoryEvent], live: LiveModel) -> list[HistoryEvent]:
+    """Those that are not in the histories of the model's bundle, which has learnt of some from the log."""
+    bundle = live.ranker.bundle
+    places = {behaviour.name: place for place, behaviour in enumerate(bundle.layout.behaviours)}
+    users = bundle.users.find([event.user for event in events])
+    items = bundle.items.find([event.item for event in events])
+    kept = []
+    for event, user, item in zip(events, users.tolist(), items.tolist(), strict=True):
+        place = places.get(event.behaviour)
+        if place is not None and user and item:
+            history = bundle.histories[place]
+            start, end = history.starts[user : user + 2]
+            same = start + np.flatnonzero(history.times[start:end] == event.time_ms)
+            if (history.items[same] == item).any():
+                continue
+        kept.append(event)
+    return kept
 
 
 def history_events(events: Sequence[Event], live: LiveModel) -> list[HistoryEvent]:

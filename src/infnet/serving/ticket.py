@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infnet.errors import DataError
 from infnet.export.engine import EncodedRequest
 from infnet.serving.budget import Degradation
 from infnet.serving.encoding import RankRequest, UserState
@@ -99,6 +100,19 @@ def prepare(model: LiveModel, ticket: Ticket, known: Known, num: int) -> Prepare
         ticket.degraded.add("capped_candidates")
     if known.is_last_known:
         ticket.degraded.add("last_known_features")
+    encoder = model.ranker.encoder
+    try:
+        return _encoded(model, ticket, known, places)
+    except DataError:
+        # The store may hold what was put there for another model; if it was the request's, it is told once more.
+        user = known.user
+        if user is not None and user.values is not None:
+            user = replace(user, values=encoder.readable(user.values))
+        items = [None if item is None else encoder.readable(item) for item in known.items]
+        return _encoded(model, ticket, replace(known, user=user, items=items), places)
+
+
+def _encoded(model: LiveModel, ticket: Ticket, known: Known, places: NDArray[np.intp]) -> Prepared:
     encoder = model.ranker.encoder
     state = encoder.snapshot(ticket.user) if known.user is None else encoder.recall(ticket.user, known.user)
     values = _merged(model, ticket, known, places)
