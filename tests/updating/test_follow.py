@@ -115,9 +115,6 @@ def test_a_round_that_fails_is_tried_again(bundle, log, events, follower, tmp_pa
     assert following.round().outcome == "published"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="a full disk while a version is copied ends the loop, not the round alone"
-)
 def test_a_full_disk_fails_the_round_and_not_the_loop(bundle, log, events, follower, monkeypatch):
     def fails(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -181,9 +178,6 @@ def test_a_bundle_that_cannot_learn_is_told_before_the_first_round(bundle, event
         Follower(slim, events.path, tmp_path / "samples", tmp_path / "to")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ArtifactError, reason="published before it is looked at, it is what later attempts go on from"
-)
 def test_a_bundle_that_cannot_learn_is_not_published(bundle, events, tmp_path):
     slim = without_checkpoint(bundle, tmp_path / "slim")
     with pytest.raises(ArtifactError):

@@ -127,7 +127,12 @@ class ModelDirectory:
         target.parent.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
         try:
-            shutil.copytree(source, temporary / target.name)
+            try:
+                shutil.copytree(source, temporary / target.name)
+            except OSError as error:
+                raise DataError(
+                    f"{self.path}: {source} cannot be copied there ({error}); see that the disk has room"
+                ) from error
             Bundle.open(temporary / target.name, verify="full")
             if target.exists():  # damaged since
                 target.replace(temporary / "damaged")

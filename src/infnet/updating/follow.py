@@ -82,9 +82,10 @@ class Follower:
         self._settings, self._min_samples = settings or UpdateSettings(), min_samples
         self._refused: Mapping[str, int] = {}
         """Version, and new samples that it had when its update was refused."""
+        first = self.directory.current() or bundle_at(bundle)
+        Bundle.open(first).learning()  # says no before anything is published
         if self.directory.current() is None:
-            self.directory.publish(bundle_at(bundle))
-        self._current().learning()  # says no before the first round
+            self.directory.publish(first)
 
     def run(self, every_s: float, on_round: Callable[[Round], None]) -> None:
         """Rounds until :attr:`stop` is set, one every ``every_s`` seconds or as soon as the last one is over."""
