@@ -86,7 +86,7 @@ def test_a_copy_that_fails_leaves_nothing(versions, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copytree", fails)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match="No space"):
         live.publish(versions[1])
     assert [p.name for p in (live.path / "versions").iterdir()] == [version_of(versions[0])]
 
