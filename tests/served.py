@@ -86,7 +86,7 @@ class Service:
     def records(self, stream: str) -> list[dict[str, Any]]:
         """What a stream of the event log holds."""
         files = sorted((self.directory / "events" / stream).glob("*.ndjson"))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def test_a_redis_that_lost_everything_is_filled_again(bundle, tmp_path):
             redis.stop()
             redis.start()
             traffic.wait_for(30)
-            Traffic.wait_until(lambda: "feature_store_caught_up" in service.log.partition("feature_store_lost")[2])
+            Traffic.wait_until(lambda: service.log.count("feature_store_loaded") == 2)
         in_order(service)
         assert_log_has(service, traffic)
         assert_histories_follow_the_log(service, bundle, store)

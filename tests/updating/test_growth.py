@@ -105,7 +105,7 @@ def test_growth_alone_changes_no_prediction(bundle, state, read, log, tmp_path):
         model = TrainState.begin(layout, learning.config, torch.device("cpu"))
         model.take(replace(learning, tensors=tensors).checkpoint(), tmp_path)
         found.append((predict(model.model, dataset, TRAIN).scores, dataset))
-    assert np.array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)  # sums of the same numbers in another order
     assert found[0][1].layout.num_rows + 2 == found[1][1].layout.num_rows
 
 

@@ -158,7 +158,7 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
 
     async def put(key: str, request: Request, change: Callable[[FeaturesBody], None]) -> Response:
         if not key:
-            raise HTTPException(404)
+            raise DataError("the key in the path is empty; put it behind the last slash")
         allowed(request)
         body = decode(await read_body(request, limit), FeaturesBody, JSON)
         await asyncio.to_thread(change, body)

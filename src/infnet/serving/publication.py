@@ -154,7 +154,8 @@ class ModelDirectory:
         """One publisher at a time."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            strangers = {entry.name for entry in self.path.iterdir()} - {"versions", _POINTER, ".lock"}
+            # Another publisher's lock and half-written pointer begin with a dot.
+            strangers = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."} - {"versions", _POINTER}
             if strangers and not self.is_one(self.path):
                 raise DataError(f"{self.path}: is not empty and holds no published model; give another directory")
             lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
