@@ -98,32 +98,27 @@ def test_an_update_predicts_rows_that_nobody_has_seen_better_than_its_parent(fir
     found = {name: unseen.predicted(bundle) for name, bundle in (("parent", first), ("child", second[0]))}
     losses = {name: log_loss(unseen.clicks, probs) for name, probs in found.items()}
     best = log_loss(unseen.clicks, unseen.probs)
-    print(losses,best)
     assert losses["parent"] > best + 0.3
-    assert losses["child"] < best + 0.4 * (losses["parent"] - best)  # most of the way to the truth
+    assert losses["child"] < best + 0.2 * (losses["parent"] - best)  # most of the way to the truth
     areas = {name: roc_auc_score(unseen.clicks, probs) for name, probs in found.items()}
     assert areas["child"] > areas["parent"] + 0.2
 
 
 def test_the_held_out_rows_of_an_update_say_so_as_well(second):
     click = second[1].verdict.tasks[0]
-    print(second[1].verdict)
     assert click.task == "click"
     assert click.rows > 200
     assert click.loss.difference < -3 * click.loss.error < 0
     assert click.auc.difference > 3 * click.auc.error > 0
 
 
-def test_items_that_are_new_are_told_apart(first, second):
-    def scores(bundle):
-        return Ranker(bundle).score("u3", NEW_ITEMS)[:, 0]
-
-    print(scores(first),scores(second[0]),second[1].added,second[1].new_items)
-    assert second[1].added["item"] == second[1].new_items == len(NEW_ITEMS)
-    assert len({*scores(first).round(6)}) == 1
-    good, bad = scores(second[0])[::2], scores(second[0])[1::2]
-    assert good.min() > bad.max() + 0.3
-    assert second[0].prior[second[0].items.find(NEW_ITEMS)].argsort().tolist()[2:] in ([0, 2], [2, 0])
+def test_items_that_are_new_are_told_apart(first, second, unseen):
+    child, report = second
+    assert report.added["item"] == report.new_items == len(NEW_ITEMS)
+    at = unseen.pairs[-1][0]["time_ms"]
+    assert len({*Ranker(first).score("u3", NEW_ITEMS, time_ms=at)[:, 0].round(6)}) == 1
+    for found in (Ranker(child).score("u3", NEW_ITEMS, time_ms=at)[:, 0], child.prior[child.items.find(NEW_ITEMS)]):
+        assert found[::2].min() > found[1::2].max() + 0.2
 
 
 def test_an_update_goes_on_with_the_moments_of_the_one_before(first, second, day_samples, tmp_path):

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 import infnet
@@ -47,6 +48,15 @@ _RANKING = frozenset({"/v1/rank", "/v1/rank/batch"})
 _ENDPOINTS = _RANKING | {"/v1/events", "/v1/model", "/healthz", "/readyz", "/metrics"}
 _EVENTS = {"type": "array", "items": {"$ref": "#/components/schemas/EventBody"}}
 _LONGEST_ERROR = 500
+
+
+class _KeyConvertor(StringConvertor):
+    """The rest of a path, whatever it is made of: keys may have slashes and line ends."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("key", _KeyConvertor())
 
 
 def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
@@ -146,12 +156,12 @@ def create_app(settings: ServeSettings, token: str | None = None) -> FastAPI:
             raise DataError("the body is no JSON; send a list of events") from error
         return _reply(request, await asyncio.to_thread(system.ingest.take, each), JSON)
 
-    @app.put("/v1/users/{user_id:path}", **takes_features)
+    @app.put("/v1/users/{user_id:key}", **takes_features)
     async def put_user(user_id: str, request: Request) -> Response:
         """Set a user's features, in place of the bundle's; those that are left out are missing."""
         return await put(user_id, request, lambda body: system.put_user(user_id, body.features))
 
-    @app.put("/v1/items/{item_id:path}", **takes_features)
+    @app.put("/v1/items/{item_id:key}", **takes_features)
     async def put_item(item_id: str, request: Request) -> Response:
         """Set an item's candidate features, for requests that do not bring their own."""
         return await put(item_id, request, lambda body: system.put_item(item_id, body.features))
