@@ -275,7 +275,7 @@ def test_a_body_beyond_the_limit_is_refused_and_one_within_it_is_not(client):
 
 
 def test_other_paths_and_methods_are_none(client):
-    for path in ("/", "/v1", "/v1/rank/x", "/v1/users", "/v2/rank", "/../etc/passwd"):
+    for path in ("/", "/v1", "/v1/rank/", "/v1/rank/x", "/v1/users", "/v1/events/", "/v2/rank", "/../etc/passwd"):
         error(client.post(path, {}), 404)
     for method, path, allowed in (
         ("GET", "/v1/rank", "POST"),
@@ -369,6 +369,11 @@ def test_json_that_is_no_list_is_not_called_no_json(shared, raw):
     assert answer.status_code == 200 or "no JSON" not in answer.json()["error"]
 
 
+def test_an_event_may_come_without_a_list(shared):
+    event = {"request_id": fresh_id(), "item_id": 1, "type": "impression"}
+    assert shared.client.post("/v1/events", event, headers=ALLOWED).json()["accepted"] == 1
+
+
 def test_features_that_are_put_count_from_the_next_request_on(served, ranker):
     client, before = served.client, served.rank(*ITEMS).json()
     assert client.put("/v1/users/u1", {"features": {"years": 20, "karma": 9.5}}).json() == {"features": 2}
@@ -413,8 +418,15 @@ def test_a_key_in_a_path_may_be_any_text(served):
     assert kept.user.values == {"years": 30}
 
 
-def test_a_key_in_a_path_may_have_a_slash(served):
-    assert served.client.put("/v1/items/a%2Fb", {"features": {"bid": 30}}).status_code == 200
+def test_a_key_in_a_path_may_have_slashes_and_line_ends(served):
+    for spelt, key in (("a%2Fb", "a/b"), ("a/b/", "a/b/"), ("/", "/"), ("a%0Ab", "a\nb"), ("%2e%2e%2fx", "../x")):
+        assert served.client.put(f"/v1/items/{spelt}", {"features": {"bid": 30}}).status_code == 200
+        (kept,) = served.store.behind.fetch([Lookup("u", [key])])
+        assert kept.items == [{"bid": 30}], key
+
+
+def test_a_key_in_a_path_may_not_be_empty(served):
+    assert "empty" in error(served.client.put("/v1/users/", {"features": {}}), 422)
 
 
 def test_while_the_store_fails_ranking_and_events_go_on_and_putting_is_told_to_come_back(served):

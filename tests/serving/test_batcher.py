@@ -105,13 +105,13 @@ def scores(reply):
     return {item.item_id: [*item.tasks.values()] for item in reply.items}
 
 
-def slow_model(bundle, seconds):
-    """A holder of a model that takes its time."""
+def slow_model(bundle, pause):
+    """A holder of a model that takes a pause before it scores."""
     holder = replaced(holder_of(bundle))
     ranker = copy.copy(holder.live.ranker)
 
     def score_encoded(requests):
-        time.sleep(seconds)
+        pause()
         return holder_of(bundle).live.ranker.score_encoded(requests)
 
     ranker.score_encoded = score_encoded
@@ -213,7 +213,7 @@ def test_a_ticket_whose_time_ran_out_while_it_waited_is_not_worked_on(parts, bus
 
 @pytest.mark.parametrize("what", ["store", "model"])
 def test_a_ticket_whose_time_ran_out_is_answered_once_in_time_and_not_logged(bundle, tmp_path, loop, ask, what):
-    holder = slow_model(bundle, 0.3) if what == "model" else holder_of(bundle)
+    holder = slow_model(bundle, lambda: time.sleep(0.3)) if what == "model" else holder_of(bundle)
     with Parts(bundle, tmp_path, holder=holder, deadline_s=0.1) as parts:
         parts.store.delay_s = 0.3 if what == "store" else 0.0
         with closing(Batcher(parts.service)) as batcher:
@@ -254,7 +254,7 @@ def test_the_log_does_not_say_that_something_was_answered_when_something_else_wa
 
 
 def test_an_order_by_popularity_of_all_candidates_is_not_declared_as_capped(bundle, tmp_path, loop, ask):
-    with Parts(bundle, tmp_path, holder=slow_model(bundle, 0.2), deadline_s=0.1) as parts:
+    with Parts(bundle, tmp_path, holder=slow_model(bundle, lambda: time.sleep(0.2)), deadline_s=0.1) as parts:
         for _ in range(400):
             parts.service.costs.scored(0.101, 100)
         with closing(Batcher(parts.service)) as batcher:
@@ -264,13 +264,13 @@ def test_an_order_by_popularity_of_all_candidates_is_not_declared_as_capped(bund
 
 
 def test_an_answer_out_of_time_can_be_counted_while_its_ticket_is_still_worked_on(bundle, tmp_path, loop, ask):
-    with Parts(bundle, tmp_path) as parts:
+    goes_on = threading.Event()
+    with Parts(bundle, tmp_path, holder=slow_model(bundle, lambda: goes_on.wait(5))) as parts:
         settings = ServeSettings(model=bundle.path, state=tmp_path, events=tmp_path, deadline_ms=100, threads=1)
         system = System(settings, parts.holder, parts.store, parts.log)
-        goes_on = threading.Event()
-        parts.log.before = lambda name, *_: goes_on.wait(5) if name == "append_served" else None
         ticket = system.service.admit(parts.ticket().body, time.perf_counter())
         (reply,) = outcomes(ask(system.batcher, ticket))
+        assert reply.degraded == ["popularity_order"]
         times = system.metrics.stage_seconds
 
         class Interrupted:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from infnet.schema import Task
-from infnet.serving.events import Event
+from infnet.serving.events import Event, Served
 from infnet.serving.exposure import ExposureMemory
 from infnet.serving.metrics import ServiceMetrics
 from service_parts import count, running
@@ -116,6 +116,61 @@ def test_whose_request_it_was_is_known_while_it_is_remembered(metrics):
     assert expected(metrics) == [0.0, 0.0, 0.0]
     happened(memory, "impression", "a", "r3")
     assert expected(metrics) == [0.25, 0.5, 10.0]
+
+
+def a_request(request_id, user="u", **predictions):
+    (num,) = {len(column) for column in predictions.values()}
+    return Served(
+        request_id=request_id,
+        user_id=user,
+        time_ms=1,
+        received_ms=1,
+        version="v",
+        context={},
+        user=None,
+        histories={},
+        items=["a", "b"][:num],
+        values={},
+        predictions=predictions,
+        scores=[0.0] * num,
+        degraded=[],
+    )
+
+
+def test_answers_of_an_earlier_life_count_like_those_of_this_one(metrics):
+    memory = ExposureMemory(metrics)
+    memory.recall([a_request("r1", "ada", click=[0.25, 0.75], like=[0.5, 0.125], watch=[10.0, 3.0])], TASKS)
+    assert memory.user_of("r1") == "ada"
+    happened(memory, "impression", "b", "r1")
+    happened(memory, "click", "b", "r1")
+    assert expected(metrics) == [0.75, 0.125, 3.0]
+    assert observed(metrics) == [1.0, 0.0, 0.0]
+
+
+def test_answers_of_a_model_with_other_tasks_do_not_count(metrics):
+    memory = ExposureMemory(metrics)
+    memory.recall([a_request("r1", click=[0.25]), a_request("r2", click=[0.5], like=[0.5], watch=[1.0])], TASKS)
+    for request_id in ("r1", "r2"):
+        happened(memory, "impression", "a", request_id)
+    assert expected(metrics) == [0.5, 0.5, 1.0]
+
+
+def test_an_answer_without_a_model_counts_nowhere_and_it_is_known_whose_it_was(metrics):
+    memory = ExposureMemory(metrics)
+    memory.asked("r1", "ada")
+    happened(memory, "impression", "a", "r1")
+    happened(memory, "click", "a", "r1")
+    assert memory.user_of("r1") == "ada"
+    assert expected(metrics) == observed(metrics) == [0.0, 0.0, 0.0]
+
+
+def test_a_label_that_comes_before_its_impression_counts_with_it(memory, metrics):
+    happened(memory, "click")
+    assert observed(metrics) == [0.0, 0.0, 0.0]
+    happened(memory, "impression")
+    assert observed(metrics) == [1.0, 0.0, 0.0]
+    happened(memory, "click")
+    assert observed(metrics) == [1.0, 0.0, 0.0]
 
 
 def test_the_same_event_told_to_several_threads_at_once_counts_once(memory, metrics):

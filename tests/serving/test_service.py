@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from infnet.errors import DataError, InfnetError, SpecError
+from infnet.errors import DataError, SpecError
 from infnet.serving import store_feeder
 from infnet.serving.encoding import UserState
 from infnet.serving.live import LiveModel
@@ -363,8 +363,18 @@ def test_features_put_for_an_earlier_model_that_this_one_cannot_read_fail_no_req
     if of == "users":
         parts.store.put_users({"u1": {"years": 40, "gone": 1}})
     else:
-        parts.store.put_items({"1": {"bid": "was text once"}})
+        parts.store.put_items({"1": {"bid": "was text once", "rank": 3}, "2": {"bid": 4.5}})
     assert len(parts.answer("u1", [1, 2]).items) == 2
+    served = parts.served()[-1]  # what can be read counts
+    if of == "users":
+        assert served["user"] == {"years": 40}
+    else:
+        found = dict(
+            zip(served["items"], zip(*(served["values"][name] for name in ("bid", "rank")), strict=True), strict=True)
+        )
+        assert found == {"1": (None, 3), "2": (4.5, None)}
+    with pytest.raises(DataError, match="'warm'"):
+        parts.answer("u1", [1, 2], context={"temperature": "warm"})
 
 
 def test_what_was_read_and_answered_is_logged_once(parts):
@@ -403,6 +413,15 @@ def test_a_ticket_that_somebody_has_answered_is_not_logged_or_remembered_again(p
     assert parts.served() == []
     assert parts.memory.user_of("r1") is None
     assert count(parts.metrics, "infnet_predicted_count") == 0
+
+
+def test_a_ticket_has_one_answer_whoever_is_first(parts):
+    (reply,) = parts.service.answer([ticket := parts.ticket()])
+    assert ticket.give_up().items == reply.items  # it was decided upon
+    given_up = parts.ticket()
+    assert given_up.give_up() is None
+    assert not given_up.offer(reply)
+    assert given_up.give_up() is None
 
 
 def test_a_log_that_takes_nothing_is_counted_and_costs_no_answer(parts):
@@ -472,10 +491,12 @@ def test_a_request_is_answered_by_one_model_whole_even_if_another_takes_over_mea
 def test_a_model_without_the_task_that_is_asked_for_does_not_fail_the_others(bundle, tmp_path):
     holder = replaced(holder_of(bundle))
     with Parts(bundle, tmp_path, holder=holder, by="like") as parts:
-        tickets = [parts.ticket(), parts.ticket(by="click")]
+        tickets = [parts.ticket(), parts.ticket(by="click"), parts.ticket(by="like")]
         ranker = copy.copy(holder.live.ranker)
         ranker.tasks = ("click", "love", "watch")
         holder.live = dataclasses.replace(holder.live, ranker=ranker)
-        first, second = parts.service.answer(tickets)
-        assert isinstance(first, RankReply | InfnetError)
+        first, second, third = parts.service.answer(tickets)
+        assert isinstance(first, RankReply)  # by the first task
         assert isinstance(second, RankReply)
+        assert isinstance(third, SpecError)
+        assert "no task is called 'like'" in str(third)

@@ -1,8 +1,11 @@
+import polars as pl
 import pytest
 import torch
 from sample_partitions import log_samples, write_part
 
+from infnet.export.catalogue import Catalogue
 from infnet.export.exporter import export_run
+from infnet.export.learning import WAITING_SCHEMA, LearningState, last_seen
 from infnet.training.config import TrainConfig
 from infnet.training.run import Run
 from infnet.training.state import TrainState
@@ -44,3 +47,15 @@ def plain(bundle, dataset, tmp_path_factory):
     run.write_report({"metrics": {}})
     with graphs_of(bundle):
         return export_run(run, tmp_path_factory.mktemp("bundles") / "plain")
+
+
+@pytest.fixture
+def catalogue(dataset):
+    """Of the dataset itself, without a model."""
+    return Catalogue.of_dataset(dataset)
+
+
+@pytest.fixture
+def learning(dataset):
+    """As a run on the dataset would leave it, without parameters."""
+    return LearningState(TrainConfig(), {}, last_seen(dataset), pl.DataFrame(schema=WAITING_SCHEMA))
