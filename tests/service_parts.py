@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 import threading
 import time
 from collections import Counter
@@ -172,8 +173,9 @@ class Parts:
 
     def lose_store(self) -> None:
         """Put an empty store in the place of what there was."""
-        self.store.behind.close()
-        self.store.behind = EmbeddedStore(self.directory / f"state-{next(_numbers)}", self.bounds)
+        lost, empty = self.store.behind, EmbeddedStore(self.directory / f"state-{next(_numbers)}", self.bounds)
+        self.store.behind = empty
+        lost.close()
 
     def _fill(self) -> None:
         self.fills += 1
@@ -235,7 +237,7 @@ def wait_until(is_done: Callable[[], Any], within_s: float = 10.0) -> None:
 
 @contextmanager
 def running(*calls: Callable[[], object]) -> Iterator[None]:
-    """Calls that run in threads of their own meanwhile, and end by themselves."""
+    """Calls that run in threads of their own meanwhile, which take turns often, and end by themselves."""
     failures: list[BaseException] = []
 
     def guarded(call: Callable[[], object]) -> None:
@@ -245,13 +247,16 @@ def running(*calls: Callable[[], object]) -> Iterator[None]:
             failures.append(error)
 
     threads = [threading.Thread(target=guarded, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
+    turn_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     try:
+        for thread in threads:
+            thread.start()
         yield
     finally:
         for thread in threads:
             thread.join(30)
+        sys.setswitchinterval(turn_s)
     assert not failures, failures
     assert not any(thread.is_alive() for thread in threads)
 

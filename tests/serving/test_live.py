@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from infnet.errors import ArtifactError
+from infnet.export import bundle as opening
 from infnet.export.bundle import Bundle
 from infnet.serving.live import LiveModel, ModelHolder
 from infnet.serving.publication import ModelDirectory
@@ -109,7 +110,8 @@ def test_a_model_that_predicts_no_number_is_refused(bundle, tmp_path):
         LiveModel.load(path)
 
 
-def test_every_file_of_a_model_is_checked_before_it_is_served(bundle, tmp_path):
+def test_every_file_of_a_model_is_checked_before_it_is_served_also_large_ones(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "_SMALL", 100)
     shutil.copytree(bundle.path, tmp_path / "changed")
     victim = tmp_path / "changed" / "tables" / "embedding.npy"
     content = bytearray(victim.read_bytes())

@@ -103,7 +103,6 @@ def test_a_value_of_a_table_that_cannot_be_read_is_named(catalogue, learning, re
         grow(catalogue, learning, read(log[:1]), users=users)
 
 
-@pytest.mark.xfail(strict=True, reason="a date that cannot be read becomes a missing one, and the known one is lost")
 def test_a_date_of_a_table_that_cannot_be_read_is_named(catalogue, learning, read, log):
     items = pl.DataFrame({"item": ["7"], "born": ["soon"]})
     with pytest.raises(DataError, match="'item_age' is 'soon', wanted a date"):

@@ -20,7 +20,7 @@ from infnet.updating.update import UpdateSettings, update_bundle
 SETTINGS = UpdateSettings(holdout=0.2, guard=GuardSettings(when_unsure="accept"))
 NEW_ITEMS = ("9001", "9002", "9003", "9004")
 """Appear on the second day; every other one of them is liked by nearly everybody, the rest by nearly nobody."""
-NUM_ROWS, DAY_MS = 3000, 86_400_000
+NUM_ROWS, DAY_MS = 2000, 86_400_000
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def test_items_that_are_new_are_told_apart(first, second, unseen):
     at = unseen.pairs[-1][0]["time_ms"]
     assert len({*Ranker(first).score("u3", NEW_ITEMS, time_ms=at)[:, 0].round(6)}) == 1
     for found in (Ranker(child).score("u3", NEW_ITEMS, time_ms=at)[:, 0], child.prior[child.items.find(NEW_ITEMS)]):
-        assert found[::2].min() > found[1::2].max() + 0.2
+        assert found[::2].min() > found[1::2].max() + 0.1
 
 
 def test_an_update_goes_on_with_the_moments_of_the_one_before(first, second, day_samples, tmp_path):

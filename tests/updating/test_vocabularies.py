@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infnet.data.dataset import Dataset
@@ -77,6 +77,7 @@ def read(catalogue, rows, of_request=1):
             "values": [json.dumps({"topics": [*row.topics]}) for row in rows],
             "label_click": [0.0] * len(rows),
             "is_valid": [row.is_valid for row in rows],
+            "is_repeat": False,
         }
     )
     of_requests = pl.DataFrame(
@@ -110,6 +111,7 @@ ROWS = st.lists(
 )
 
 
+@settings(max_examples=60)
 @given(rows=ROWS, cuts=st.sets(st.integers(1, 13)))
 def test_a_value_gets_a_row_once_enough_rows_to_learn_from_have_named_it_over_all_updates(known, rows, cuts):
     counts = Counter(named for row in rows if not row.is_valid for named in row.named)
@@ -131,6 +133,7 @@ def test_a_value_gets_a_row_once_enough_rows_to_learn_from_have_named_it_over_al
     assert waiting == {key: count for key, count in counts.items() if key[1] not in wanted[key[0]]}
 
 
+@settings(max_examples=40)
 @given(rows=ROWS, order=st.randoms())
 def test_the_order_of_rows_changes_nothing(known, rows, order):
     shuffled = [*rows]

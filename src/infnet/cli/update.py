@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 from rich.console import Console
 
+from infnet.data.sources.files import read_table
 from infnet.errors import DataError, SpecError
 from infnet.export.bundle import Bundle
 from infnet.schema import load_spec
@@ -89,7 +89,8 @@ def update_command(
     join_labels(events, kept, load_spec(parent.path / "spec.yaml"), delayed=delayed)
     if not count_new(kept, parent.manifest.lineage.samples_part):
         raise DataError(f"{kept}: holds nothing that {parent.path} has not learnt from; wait for labels to be due")
-    tables = {name: None if file is None else _table(file) for name, file in (("users", users), ("items", items))}
+    given = ("users", users), ("items", items)
+    tables = {name: None if file is None else read_table(file, f"the table of {name}") for name, file in given}
     with tempfile.TemporaryDirectory(prefix="infnet-update-") as work, Console(stderr=True).status("") as status:
         made = out or Path(work) / "bundle"
         try:
@@ -162,10 +163,3 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.1f} s"
-
-
-def _table(file: Path) -> pl.DataFrame:
-    try:
-        return pl.read_csv(file) if file.suffix == ".csv" else pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); give a Parquet or CSV file") from error

@@ -143,10 +143,11 @@ class Encoder:
             raise DataError(f"feature '{name}' of kind {feature.kind} needs the time of the request")
         clock = Clock(pl.col("time"), self.timezone)
         frame = pl.DataFrame({"raw": raw, "time": times})
-        typed = frame.select(
-            value=feature.read(pl.col("raw"), raw.dtype, clock),
-            bad=feature.unreadable(pl.col("raw"), raw.dtype, clock),
-        )
+        try:
+            read = feature.read(pl.col("raw"), raw.dtype, clock)
+            typed = frame.select(value=read, bad=feature.unreadable(pl.col("raw"), raw.dtype, clock))
+        except SpecError as error:
+            raise DataError(f"feature '{name}' of kind {feature.kind} cannot read its values: {error}") from error
         bad = typed["bad"].arg_true()
         if len(bad):
             raise DataError(f"value {bad[0]} of feature '{name}' {feature.complaint(raw[bad[0]])}")

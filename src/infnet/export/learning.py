@@ -90,15 +90,21 @@ def last_seen(dataset: Dataset) -> NDArray[np.int64]:
     return seen
 
 
-def item_counts(dataset: Dataset) -> NDArray[np.int64]:
-    """Per item its training rows with a label of the first binary task, and the positive ones (num_items, 2)."""
+def item_counts(dataset: Dataset, is_repeat: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """Per item its impressions with a label of the first binary task, and the positive ones (num_items, 2).
+
+    Args:
+        dataset: Its training rows are counted.
+        is_repeat: (n,) rows whose impression is counted elsewhere: only a positive label adds to the counts.
+    """
     counts = np.zeros((dataset.manifest.num_items, 2), dtype=np.int64)
     task = _first_binary(dataset.layout)
     if task is not None:
         rows = dataset.rows("train")
         label = rows.labels[:, task]
         known, positive = ~np.isnan(label), label > 0
-        counts[:, 0] = np.bincount(rows.item[known], minlength=len(counts))
+        first = known if is_repeat is None else known & ~is_repeat
+        counts[:, 0] = np.bincount(rows.item[first], minlength=len(counts))
         counts[:, 1] = np.bincount(rows.item[known & positive], minlength=len(counts))
     return counts
 

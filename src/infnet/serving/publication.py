@@ -100,9 +100,9 @@ class ModelDirectory:
             is_there = _is_whole(target)
             if not is_there:
                 self._copy(source.path, target)
-            before = self.publication() if self.is_one(self.path) else None
+            before = self._known()
             if before is None or before.version != version or not is_there:
-                served = () if before is None else (*before.previous, before.version)
+                served = self._oldest_first() if before is None else (*before.previous, before.version)
                 previous = tuple(each for each in served if each != version)[-max(1, keep - 1) :]
                 self._point(Publication(version=version, previous=previous, published_ms=_now_ms()))
             self._prune()
@@ -114,6 +114,7 @@ class ModelDirectory:
         Raises:
             ArtifactError: There is none, or it is damaged.
         """
+        self.publication()  # before anything is made
         with self._locked():
             now = self.publication()
             if not now.previous:
@@ -122,6 +123,17 @@ class ModelDirectory:
             Bundle.open(self.bundle_path(version), verify="full")
             self._point(Publication(version=version, previous=now.previous[:-1], published_ms=_now_ms()))
         return version
+
+    def _known(self) -> Publication | None:
+        """What is current; None before the first publication, or if the pointer is damaged."""
+        try:
+            return self.publication()
+        except ArtifactError:
+            return None
+
+    def _oldest_first(self) -> tuple[str, ...]:
+        """Versions that are there."""
+        return tuple(sorted(self.versions(), key=lambda each: self.bundle_path(each).stat().st_ctime_ns))
 
     def _copy(self, source: Path, target: Path) -> None:
         target.parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from contextlib import closing
 from ipaddress import ip_address
 from types import FrameType
 from typing import NoReturn
@@ -18,8 +19,10 @@ from uvicorn.supervisors import Multiprocess
 
 from infnet.errors import SpecError
 from infnet.serving.app import create_app
+from infnet.serving.event_log import EventLog
 from infnet.serving.live import ModelHolder
 from infnet.serving.logs import set_up_logs
+from infnet.serving.service import check_task
 from infnet.serving.settings import ServeSettings
 from infnet.serving.system import fill_store, open_feature_store
 
@@ -55,7 +58,7 @@ def serve(settings: ServeSettings, token: str | None) -> None:
     if settings.workers == 1:
         uvicorn.Server(_config(_loaded(settings, token), settings)).run(sockets=[bound])
         return
-    _fill(settings)
+    _try_out(settings)
     os.environ[_SETTINGS] = settings.model_dump_json()
     if token is not None:
         os.environ[_TOKEN] = token
@@ -120,15 +123,15 @@ def _bind(settings: ServeSettings) -> socket.socket:
     return bound
 
 
-def _fill(settings: ServeSettings) -> None:
-    """Once, before several processes would each do it."""
+def _try_out(settings: ServeSettings) -> None:
+    """Fill the store once, and find out what cannot be had, before several processes would each do it."""
     live = ModelHolder(settings.model, backend=settings.backend).live
-    store = open_feature_store(settings, live)
-    try:
+    if settings.by is not None:
+        check_task(live, settings.by)
+    with closing(open_feature_store(settings, live)) as store:
         if settings.loads:
             fill_store(store, live)
-    finally:
-        store.close()
+    EventLog(settings.events, fsync=settings.fsync).close()
 
 
 def _is_loopback(host: str) -> bool:

@@ -21,7 +21,7 @@ from infnet.serving.metrics import ServiceMetrics
 from infnet.serving.ticket import Prepared, Ticket, by_prior, prepare
 from infnet.serving.wire import ItemReply, RankBody, RankReply
 
-__all__ = ["RankingService"]
+__all__ = ["RankingService", "check_task"]
 
 _log = structlog.get_logger(__name__)
 _USED = 0.9
@@ -63,7 +63,7 @@ class RankingService:
         self.memory, self.metrics, self.costs = memory, metrics, Costs()
         self._by, self._deadline_s, self._max_candidates = by, deadline_s, max_candidates
         if by is not None:
-            _check_task(holder.live, by)
+            check_task(holder.live, by)
 
     def admit(self, body: RankBody, arrived: float) -> Ticket:
         """A ticket for a request.
@@ -76,7 +76,7 @@ class RankingService:
         if len(items) > self._max_candidates:
             raise DataError(f"the request has {len(items)} candidates, wanted at most {self._max_candidates}")
         if body.by is not None:
-            _check_task(self.holder.live, body.by)
+            check_task(self.holder.live, body.by)
         budget = self._deadline_s if body.deadline_ms is None else min(self._deadline_s, body.deadline_ms / 1000)
         return Ticket(
             body=body,
@@ -157,7 +157,7 @@ class RankingService:
     def _reply(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> RankReply:
         ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
         if ticket.body.by is not None:
-            _check_task(model, ticket.body.by)  # once more: the model may be another one than when it was admitted
+            check_task(model, ticket.body.by)  # once more: the model may be another one than when it was admitted
         by = ticket.body.by or (self._by if self._by in tasks else None) or tasks[0]
         column = tasks.index(by)
         order = np.argsort(-predictions[:, column], kind="stable")[: ticket.body.limit]
@@ -223,6 +223,7 @@ class RankingService:
                 metrics.scores.labels(task).observe(float(column[0]))
 
 
-def _check_task(model: LiveModel, name: str) -> None:
+def check_task(model: LiveModel, name: str) -> None:
+    """Raise a ``SpecError`` if a model has no such task."""
     if name not in model.ranker.tasks:
         raise SpecError(f"no task is called '{name}'{did_you_mean(name, model.ranker.tasks)}")

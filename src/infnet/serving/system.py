@@ -19,7 +19,7 @@ from infnet.serving.features import FeatureService
 from infnet.serving.ingest import EventIngest
 from infnet.serving.live import LiveModel, ModelHolder
 from infnet.serving.metrics import ServiceMetrics
-from infnet.serving.service import RankingService
+from infnet.serving.service import RankingService, check_task
 from infnet.serving.settings import ServeSettings
 from infnet.serving.store_feeder import StoreFeeder
 from infnet.serving.ticket import Ticket
@@ -78,6 +78,8 @@ class System:
                 begin: requests are answered without it.
         """
         holder = ModelHolder(settings.model, backend=settings.backend)
+        if settings.by is not None:
+            check_task(holder.live, settings.by)  # before anything is made
         store = open_feature_store(settings, holder.live)
         return cls(settings, holder, store, EventLog(settings.events, fsync=settings.fsync))
 

@@ -78,6 +78,7 @@ class GivenTable:
         if feature not in self._features:
             return None
         raw = self._table[feature.source]
+        self._encoder.read(feature.name, raw, [0] * len(raw))  # names what it cannot read
         return self._table.select(
             feature.item_value(pl.col(feature.source), raw.dtype, self._encoder.timezone).cast(pl.Float64)
         ).to_series()

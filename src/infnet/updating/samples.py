@@ -30,7 +30,8 @@ class Samples:
 
     rows: pl.DataFrame
     """Columns ``request`` (row in :attr:`requests`), ``item`` (key), ``impression_ms``, ``values`` (JSON text), a label
-    per task, and ``is_valid``: held out, never learnt from. By request, then as they were logged."""
+    per task, ``is_valid``: held out, never learnt from, and ``is_repeat``: of an impression that another row counts,
+    here or in an older partition. By request, then as they were logged."""
     requests: pl.DataFrame
     """As :func:`infnet.serving.samples.read_samples` gives them, by time."""
     last_part: int
@@ -109,7 +110,8 @@ def collect_samples(
         first = joined.filter(pl.col("request").is_null())["request_id"][0]
         raise ArtifactError(f"{directory}: sample of request {first} without the request; join into another place")
     labels = [label_column(task) for task in tasks]
-    rows = joined.select("request", pl.col("item_id").alias("item"), "impression_ms", "values", *labels, "is_valid")
+    renamed = pl.col("item_id").alias("item"), pl.col("is_correction").alias("is_repeat")
+    rows = joined.select("request", "impression_ms", "values", *renamed, *labels, "is_valid")
     return Samples(rows.sort("request", maintain_order=True), found, new[-1])
 
 
@@ -154,7 +156,7 @@ def _corrected(rows: pl.DataFrame, tasks: Sequence[str]) -> pl.DataFrame:
 
 
 def _with_negatives(rows: pl.DataFrame, delayed: Sequence[str], tasks: Sequence[str]) -> pl.DataFrame:
-    """Positives of delayed tasks taken out of their impressions, as rows of their own behind them."""
+    """Positives of delayed tasks taken out of their impressions, as corrections of their own behind them."""
     nothing = pl.lit(None, dtype=pl.Float32)
     parts = [
         rows.with_columns(
@@ -167,5 +169,6 @@ def _with_negatives(rows: pl.DataFrame, delayed: Sequence[str], tasks: Sequence[
     ]
     for task in delayed:
         positive = rows.filter(~pl.col("is_correction") & (pl.col(label_column(task)) > 0))
-        parts.append(positive.with_columns(nothing.alias(label_column(each)) for each in tasks if each != task))
+        others = [nothing.alias(label_column(each)) for each in tasks if each != task]
+        parts.append(positive.with_columns(*others, is_correction=pl.lit(True)))
     return pl.concat(parts)

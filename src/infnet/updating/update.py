@@ -243,6 +243,7 @@ class _Update:
         parent, relisting = self._parent.manifest, growth.relisting
         catalogue = growth.catalogue
         counts = np.where(growth.items[:, None] < 0, 0, self._parent.item_counts()[np.maximum(growth.items, 0)])
+        is_repeat = read.samples.rows.filter(~pl.col("is_valid"))["is_repeat"]
         old_seen = np.where(relisting.origin < 0, 0, self._learning.seen[np.maximum(relisting.origin, 0)])
         learning = LearningState(
             config=self._learning.config,
@@ -263,7 +264,7 @@ class _Update:
             ),
             model=state.model,
             catalogue=replace(catalogue, histories=merged_histories(catalogue, partition, read.users)),
-            counts=counts + item_counts(partition),
+            counts=counts + item_counts(partition, is_repeat.to_numpy()),
             learning=learning,
             judge=partition,
             split=TRAIN,

@@ -45,8 +45,8 @@ def relist(
 ) -> Relisting:
     """New vocabularies from the values that samples to learn from name.
 
-    A value gets a row once as many rows as its feature's ``min_count`` have named it, over all updates. It loses the
-    row when none has for ``evict_after_days``. Buckets, hashes and hours stay as they are.
+    A value gets a row once as many impressions as its feature's ``min_count`` have named it, over all updates. It
+    loses the row when none has for ``evict_after_days``. Buckets, hashes and hours stay as they are.
 
     Args:
         catalogue, learning: Of the bundle so far.
@@ -100,9 +100,9 @@ def _of(frame: pl.DataFrame, vocabulary: str) -> pl.Series:
 def _named(
     encoder: Encoder, listing: Mapping[str, int], samples: ReadSamples, of_items: Mapping[str, pl.DataFrame]
 ) -> pl.DataFrame:
-    """What rows to learn from name of the vocabularies listed: their number ``count`` by ``vocabulary`` and ``value``,
-    and ``seen_ms``, the time of the newest."""
-    learnt = ~samples.samples.rows["is_valid"].to_numpy()
+    """What impressions to learn from name of the vocabularies listed: their number ``count`` by ``vocabulary`` and
+    ``value``, and ``seen_ms``, the time of the newest."""
+    learnt = (~samples.samples.rows["is_valid"] & ~samples.samples.rows["is_repeat"]).to_numpy()
     times = samples.samples.rows["impression_ms"].to_numpy()[learnt]
     request = samples.request[learnt]
     items = samples.items.filter(pl.Series(learnt))

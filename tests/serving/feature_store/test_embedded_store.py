@@ -70,7 +70,7 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path):
         store.put_users({"u": {"x": 1}})
         store.put_items({"i": {"x": 2}})
         store.mark("loaded", "yes")
-    with closing(open_store(str(tmp_path / "new" / "store"), BOUNDS)) as store:
+    with closing(open_store(tmp_path / "new" / "store", BOUNDS)) as store:
         (found,) = store.fetch([Lookup("u", ["i"], EVERYTHING)])
         assert (found.user.values, found.items) == ({"x": 1}, [{"x": 2}])
         assert found.user.histories["click"].items == ["a"]

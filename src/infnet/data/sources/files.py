@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import csv
+import glob
 import gzip
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import polars as pl
 from infnet.data.sources.csv_lines import check_lines, check_lines_exactly, open_text, unreadable
 from infnet.errors import DataError, SpecError, did_you_mean
 
-__all__ = ["ROW", "SIGNATURE", "RawTable", "StagedTable", "find_files"]
+__all__ = ["ROW", "SIGNATURE", "RawTable", "StagedTable", "find_files", "read_table"]
 
 ROW = " row"
 """Added column, Int64: running number over all rows of all files, in order."""
@@ -155,6 +157,26 @@ class RawTable:
             if "No space left" in str(error):
                 raise
             check_lines_exactly(path, len(self.schema))  # which knows the line
+            raise unreadable(path, error) from error
+
+
+def read_table(path: Path, what: str) -> pl.DataFrame:
+    """A table of one file, in memory; of CSV, every column as text.
+
+    Args:
+        path: CSV or Parquet.
+        what: For messages.
+
+    Raises:
+        DataError: The file is missing or damaged; names it, and the line of a CSV file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: is no file ({what}); give a CSV or Parquet file")
+    table = RawTable(path.parent, [glob.escape(path.name)], what)
+    with tempfile.TemporaryDirectory(prefix="infnet-table-") as staging:
+        try:
+            return table.stage(table.schema, Path(staging)).frame.drop(ROW).collect()
+        except pl.exceptions.PolarsError as error:
             raise unreadable(path, error) from error
 
 

@@ -16,7 +16,7 @@ def open_store(
     """The store at a place.
 
     Args:
-        place: A Redis (``redis://``, ``rediss://``, ``unix://``), or the directory of an embedded store.
+        place: URL of a Redis (``redis://``, ``rediss://``, ``unix://``), or path of an embedded store's directory.
         bounds: Events kept (:class:`FeatureStore`).
         ttl_s: What has not been written for so long is forgotten.
         timeout_s: Of Redis, for each answer.
@@ -25,10 +25,10 @@ def open_store(
         SpecError: The URL cannot be read.
         StoreError: The directory cannot be used.
     """
-    if isinstance(place, str) and "://" in place:
+    if isinstance(place, str):
         from infnet.serving.feature_store.redis import RedisStore
 
         return RedisStore(place, bounds, ttl_s=ttl_s, timeout_s=timeout_s)
     from infnet.serving.feature_store.embedded import EmbeddedStore
 
-    return EmbeddedStore(Path(place), bounds, ttl_s=ttl_s)
+    return EmbeddedStore(place, bounds, ttl_s=ttl_s)
