@@ -184,7 +184,7 @@ def test_a_state_may_be_longer_than_the_model_reads(encoder, dataset):
         ({"candidate_values": {"rank": None}}, "candidate feature 'rank' is None, wanted a list"),
         ({"candidate_values": {"rank": "5"}}, "candidate feature 'rank' is '5', wanted a list"),
         ({"context": {"tab": "\ud800"}}, "feature 'tab': cannot read"),
-        ({"context": {"tab": ["1", "2"]}}, "feature 'tab': cannot read"),
+        ({"context": {"tab": ["1", "2"]}}, "feature 'tab' of kind category cannot read its values"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named(encoder, changes, message):
