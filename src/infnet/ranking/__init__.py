@@ -1,0 +1,1 @@
+"""From predictions to a page: what an item is worth, and what a page may hold."""

@@ -1,0 +1,221 @@
+"""A policy at work: predictions and fields in, one score per candidate and each objective's part in it out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infnet.data.layout import TaskLayout
+from infnet.errors import DataError, SpecError, did_you_mean
+from infnet.ranking.combine import combine, normalise
+from infnet.ranking.formula import Formula
+from infnet.ranking.interval import Interval, IntervalError
+from infnet.ranking.policy_spec import InputSpec, Objective, PolicySpec
+from infnet.schema.documents import Document, read_text
+
+__all__ = ["Policy", "Scored"]
+
+_RANGES = {"binary": (0.0, 1.0), "regression": (0.0, 1e6)}
+_FIELD_RANGE = (-1e6, 1e6)
+_WHAT = "a policy is a mapping with objectives, such as {click: {formula: p_click}}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What candidates are worth."""
+
+    scores: NDArray[np.float64]
+    """(N,), finite."""
+    parts: Mapping[str, NDArray[np.float64]]
+    """By objective its part in each score (N,): they add up to it, or of a product of powers multiply to it."""
+
+
+class Policy:
+    """A checked policy for one set of tasks; safe to use from several threads.
+
+    Whatever the predictions and fields are, scores are finite: values are moved into their declared ranges, and a
+    formula that could divide by zero or overflow within these is refused when the policy is made.
+
+    Args:
+        spec: What was declared.
+        tasks: Of the model whose predictions it reads.
+        document: Where it was declared, for messages.
+
+    Attributes:
+        inputs: By the name that formulas use; those that are used.
+        version: Names the declaration's contents.
+
+    Raises:
+        SpecError: A formula is none, reads an unknown name or a task that the model lacks, or may have no finite value.
+    """
+
+    def __init__(self, spec: PolicySpec, tasks: Sequence[TaskLayout], document: Document | None = None) -> None:
+        self.spec, self._document = spec, document
+        self._tasks = {task.name: index for index, task in enumerate(tasks)}
+        known = {f"p_{t.name}" if t.kind == "binary" else t.name: InputSpec(task=t.name) for t in tasks}
+        kinds = {task.name: task.kind for task in tasks}
+        for name, given in spec.inputs.items():
+            if given.task is not None and given.task not in kinds:
+                raise self._error(
+                    f"the model predicts no task '{given.task}'{did_you_mean(given.task, kinds)}", "inputs", name
+                )
+        known |= spec.inputs
+        self._formulas = {
+            name: self._formula(objective.formula, known, "objectives", name, "formula")
+            for name, objective in spec.objectives.items()
+        }
+        self._segments = [
+            self._formula(segment.when, {n: i for n, i in known.items() if i.request}, "segments", index, "when")
+            for index, segment in enumerate(spec.segments)
+        ]
+        used = {name for formula in (*self._formulas.values(), *self._segments) for name in formula.names}
+        self.inputs: Mapping[str, InputSpec] = {name: known[name] for name in known if name in used}
+        self._ranges = {name: Interval(*self._range(each, kinds)) for name, each in self.inputs.items()}
+        self.bounds = {name: self._bound(name, objective) for name, objective in spec.objectives.items()}
+        """By objective, what its formula can come to."""
+        for index, when in enumerate(self._segments):
+            self._checked(when, "segments", index, "when")
+        self._weights = np.array([objective.weight for objective in spec.objectives.values()])
+        self.version = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12]
+
+    @classmethod
+    def load(cls, path: Path | str, tasks: Sequence[TaskLayout]) -> Policy:
+        """A policy from a YAML file.
+
+        Raises:
+            SpecError: It cannot be used; names the file, the line, what was found and what was wanted.
+        """
+        return cls.parse(read_text(Path(path)), tasks, str(path))
+
+    @classmethod
+    def parse(cls, text: str, tasks: Sequence[TaskLayout], source: str = "policy") -> Policy:
+        """The same from YAML text."""
+        document = Document(text, source, _WHAT)
+        return cls(document.validated(PolicySpec), tasks, document)
+
+    @property
+    def item_fields(self) -> tuple[str, ...]:
+        """Fields of candidates that it reads."""
+        return tuple(dict.fromkeys(each.item for each in self.inputs.values() if each.item))
+
+    @property
+    def request_fields(self) -> tuple[str, ...]:
+        """Fields of requests that it reads."""
+        return tuple(dict.fromkeys(each.request for each in self.inputs.values() if each.request))
+
+    def score(
+        self,
+        predictions: NDArray[np.float64],
+        items: Mapping[str, Sequence[Any]] | None = None,
+        request: Mapping[str, Any] | None = None,
+    ) -> Scored:
+        """What candidates are worth.
+
+        Args:
+            predictions: (N, T) in the order of the model's tasks.
+            items: By field one raw value per candidate; None where it has none.
+            request: The request's fields.
+
+        Raises:
+            DataError: A field's value is no number.
+        """
+        columns = self._columns(predictions, items or {}, request or {})
+        weights = self._weights
+        for segment, when in zip(self.spec.segments, self._segments, strict=True):
+            if when(columns) != 0:
+                merged = {n: o.weight for n, o in self.spec.objectives.items()} | segment.weights
+                weights = np.array([*merged.values()])
+                break
+        num = len(predictions)
+        values = np.empty((len(self._formulas), num))
+        for row, (name, formula) in zip(values, self._formulas.items(), strict=True):
+            row[:] = formula(columns)
+            row[:] = normalise(row, self.spec.objectives[name].normalise or self.spec.normalise)
+        scores, parts = combine(values, weights, self.spec.combine)
+        return Scored(scores, dict(zip(self._formulas, parts, strict=True)))
+
+    def _columns(
+        self, predictions: NDArray[np.float64], items: Mapping[str, Sequence[Any]], request: Mapping[str, Any]
+    ) -> dict[str, NDArray[np.float64]]:
+        columns = {}
+        for name, each in self.inputs.items():
+            if each.task is not None:
+                raw = predictions[:, self._tasks[each.task]]
+            elif each.item is not None:
+                values = items.get(each.item)
+                if values is None:
+                    raw = np.full(len(predictions), each.default)
+                else:
+                    raw = np.array([_number(value, each.item, each.default) for value in values], dtype=np.float64)
+            else:
+                assert each.request is not None
+                raw = np.array(_number(request.get(each.request), each.request, each.default), dtype=np.float64)
+            columns[name] = np.clip(raw, self._ranges[name].low, self._ranges[name].high)
+        return columns
+
+    def _formula(self, text: str, known: Mapping[str, InputSpec], *loc: int | str) -> Formula:
+        formula = Formula(text, self._place(*loc))
+        for name in sorted(formula.names):
+            if name not in known:
+                raise self._error(
+                    f"'{name}' is neither a prediction nor declared under 'inputs'{did_you_mean(name, known)}", *loc
+                )
+        return formula
+
+    def _range(self, declared: InputSpec, kinds: Mapping[str, str]) -> tuple[float, float]:
+        if declared.range is not None:
+            return declared.range
+        return _FIELD_RANGE if declared.task is None else _RANGES[kinds[declared.task]]
+
+    def _checked(self, formula: Formula, *loc: int | str) -> Interval:
+        try:
+            return formula.bound(self._ranges)
+        except IntervalError as error:  # pragma: no cover - a formula tells it as a SpecError
+            raise self._error(str(error), *loc) from error
+
+    def _bound(self, name: str, objective: Objective) -> Interval:
+        """What an objective can come to, checked for what is done with it."""
+        bound = self._checked(self._formulas[name], "objectives", name, "formula")
+        weight = max((objective.weight, *(s.weights.get(name, 0.0) for s in self.spec.segments)), key=abs)
+        if self.spec.combine == "product_of_powers":
+            if bound.low < 0:
+                raise self._error(
+                    f"may be {bound.low:g}; product_of_powers wants values from 0 on, as in max({name}, 0)",
+                    *("objectives", name, "formula"),
+                )
+            largest = max(abs(math.log(max(bound.high, 1.0))), abs(math.log(1e-12)))
+            if largest * abs(weight) > math.log(1e60):
+                raise self._error(
+                    f"weight {weight:g} is a power that may overflow; wanted a smaller one",
+                    *("objectives", name, "weight"),
+                )
+        elif max(abs(bound.low), abs(bound.high)) * abs(weight) > 1e150:
+            raise self._error(
+                f"weight {weight:g} times the formula may overflow; wanted a smaller one",
+                *("objectives", name, "weight"),
+            )
+        return bound
+
+    def _place(self, *loc: int | str) -> str:
+        path = ".".join(str(part) for part in loc)
+        return path if self._document is None else f"{self._document.place(*loc)}: {path}"
+
+    def _error(self, what: str, *loc: int | str) -> SpecError:
+        return SpecError(f"{self._place(*loc)}: {what}")
+
+
+def _number(value: Any, field: str, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, int | float):
+        number = float(value) if not isinstance(value, int) or abs(value) < 2**1000 else math.copysign(math.inf, value)
+        if not math.isnan(number):
+            return number
+    raise DataError(f"field '{field}' is {value!r}, wanted a number; send one, or leave it out")
