@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infnet.errors import StoreError
 from infnet.export.bundle import MANIFEST, Bundle, FileRecord, sha256_of
+from infnet.serving.arms import Arm, Arms
 from infnet.serving.event_log import EventLog
 from infnet.serving.exposure import ExposureMemory
 from infnet.serving.feature_store.base import Lookup, history_bounds
@@ -30,6 +31,7 @@ from infnet.serving.features import FeatureService
 from infnet.serving.ingest import EventIngest
 from infnet.serving.live import ModelHolder
 from infnet.serving.metrics import ServiceMetrics
+from infnet.serving.policy_file import PolicyFile
 from infnet.serving.service import RankingService
 from infnet.serving.store_feeder import StoreFeeder
 from infnet.serving.system import fill_store
@@ -100,6 +102,7 @@ class Parts:
         directory: Path,
         *,
         holder: ModelHolder | None = None,
+        policy: PolicyFile | None = None,
         fills: bool = True,
         writer: str = "w",
         **options: Any,
@@ -113,7 +116,12 @@ class Parts:
         self.memory = ExposureMemory(self.metrics)
         self.features = FeatureService(self.store)
         self.service = RankingService(
-            self.holder, self.features, self.log, self.memory, self.metrics, **{"deadline_s": 5.0, **options}
+            Arms(Arm(self.holder, policy)),
+            self.features,
+            self.log,
+            self.memory,
+            self.metrics,
+            **{"deadline_s": 5.0, **options},
         )
         self.fills = 0
         self.feeder = StoreFeeder(self.log, self.store, self.holder, self.metrics, fill=self._fill)

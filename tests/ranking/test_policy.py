@@ -25,7 +25,11 @@ objectives:
 segments:
   - {when: "is_new_user > 0.5", weights: {revenue: 0.5}}
 """
-PREDICTIONS = np.array([[0.1, 0.5, 10.0], [0.4, 0.2, 3.0], [0.9, 0.9, 0.0]])
+PREDICTIONS = {
+    "click": np.array([0.1, 0.4, 0.9]),
+    "order": np.array([0.5, 0.2, 0.9]),
+    "watch_time": np.array([10.0, 3.0, 0.0]),
+}
 
 
 def parse(text):
@@ -39,7 +43,7 @@ def changed(old, new):
 
 def test_a_score_is_the_weighted_sum_of_the_formulas():
     scored = parse(TEXT).score(PREDICTIONS, {"bid": [1, None, 7.5]})
-    click, order, watch = PREDICTIONS.T
+    click, order, watch = PREDICTIONS.values()
     revenue = 2 * np.array([1, 0, 7.5]) * click * order
     experience = 0.3 * (0.4 * click + 0.6 * np.log1p(watch))
     assert scored.scores == pytest.approx(revenue + experience)
@@ -75,7 +79,9 @@ VALUE = st.floats(allow_nan=False) | st.integers() | st.none() | st.booleans()
 def test_scores_are_numbers_whatever_comes_and_the_parts_make_them(bids, is_new, predictions, how, scale):
     scale = scale if how == "weighted_sum" else "none"
     policy = parse(f"combine: {how}\nnormalise: {scale}\n{TEXT}")
-    scored = policy.score(np.array(predictions), {"bid": bids}, {"is_new": is_new})
+    scored = policy.score(
+        dict(zip(PREDICTIONS, np.array(predictions).T, strict=True)), {"bid": bids}, {"is_new": is_new}
+    )
     assert np.isfinite(scored.scores).all()
     together = np.prod if how == "product_of_powers" else np.sum
     assert together([*scored.parts.values()], axis=0) == pytest.approx(scored.scores)

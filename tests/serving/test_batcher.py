@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infnet.errors import InfnetError, StoreError
+from infnet.serving.arms import Arm, Arms
 from infnet.serving.batcher import Batcher
 from infnet.serving.settings import ServeSettings
 from infnet.serving.system import System
@@ -267,7 +268,7 @@ def test_an_answer_out_of_time_can_be_counted_while_its_ticket_is_still_worked_o
     goes_on = threading.Event()
     with Parts(bundle, tmp_path, holder=slow_model(bundle, lambda: goes_on.wait(5))) as parts:
         settings = ServeSettings(model=bundle.path, state=tmp_path, events=tmp_path, deadline_ms=100, threads=1)
-        system = System(settings, parts.holder, parts.store, parts.log)
+        system = System(settings, Arms(Arm(parts.holder, None)), parts.store, parts.log)
         ticket = system.service.admit(parts.ticket().body, time.perf_counter())
         (reply,) = outcomes(ask(system.batcher, ticket))
         assert reply.degraded == ["popularity_order"]

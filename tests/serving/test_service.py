@@ -398,12 +398,13 @@ def test_what_was_read_and_answered_is_logged_once(parts):
         }
 
 
-def test_an_answer_the_model_did_not_give_is_not_logged(parts):
-    parts.service.popular(parts.ticket())
-    late = parts.ticket()
+def test_of_an_answer_the_model_did_not_give_no_items_are_logged(parts):
+    late = parts.ticket(request_id="r1", context={"tab": "2"})
     late.deadline = late.arrived
     parts.service.answer([late])
-    assert parts.served() == []
+    (line,) = parts.served()
+    assert (line["request_id"], line["user_id"], line["context"]) == ("r1", "u1", {"tab": "2"})
+    assert (line["items"], line["degraded"]) == ([], ["popularity_order"])
 
 
 def test_a_ticket_that_somebody_has_answered_is_not_logged_or_remembered_again(parts):

@@ -48,6 +48,13 @@ def serve_command(
     by: Annotated[
         str | None, typer.Option(help="Task whose prediction is the score; the first by default.", show_default=False)
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Ranking policy (YAML), read again when it changes.", show_default=False)
+    ] = None,
+    experiments: Annotated[
+        Path | None,
+        typer.Option(help="Experiments (YAML): who gets which policy or bundle.", show_default=False),
+    ] = None,
     deadline_ms: Annotated[float, typer.Option(min=1, max=10_000, help="From request to answer.")] = 100.0,
     store_timeout_ms: Annotated[float, typer.Option(min=1, max=10_000, help="After which Redis has failed.")] = 30.0,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; beyond, 503.")] = 256,
@@ -82,6 +89,8 @@ def serve_command(
         workers=workers,
         threads=threads,
         by=by,
+        policy=policy,
+        experiments=experiments,
         deadline_ms=deadline_ms,
         store_timeout_ms=store_timeout_ms,
         queue=queue,

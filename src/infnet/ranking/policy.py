@@ -35,6 +35,8 @@ class Scored:
     """(N,), finite."""
     parts: Mapping[str, NDArray[np.float64]]
     """By objective its part in each score (N,): they add up to it, or of a product of powers multiply to it."""
+    columns: Mapping[str, NDArray[np.float64]]
+    """By input what formulas read: (N,), or () of the request's."""
 
 
 class Policy:
@@ -58,7 +60,6 @@ class Policy:
 
     def __init__(self, spec: PolicySpec, tasks: Sequence[TaskLayout], document: Document | None = None) -> None:
         self.spec, self._document = spec, document
-        self._tasks = {task.name: index for index, task in enumerate(tasks)}
         known = {f"p_{t.name}" if t.kind == "binary" else t.name: InputSpec(task=t.name) for t in tasks}
         kinds = {task.name: task.kind for task in tasks}
         for name, given in spec.inputs.items():
@@ -112,46 +113,50 @@ class Policy:
 
     def score(
         self,
-        predictions: NDArray[np.float64],
+        predictions: Mapping[str, NDArray[np.floating]],
         items: Mapping[str, Sequence[Any]] | None = None,
         request: Mapping[str, Any] | None = None,
     ) -> Scored:
         """What candidates are worth.
 
         Args:
-            predictions: (N, T) in the order of the model's tasks.
+            predictions: (N,) by task.
             items: By field one raw value per candidate; None where it has none.
             request: The request's fields.
 
         Raises:
             DataError: A field's value is no number.
         """
-        columns = self._columns(predictions, items or {}, request or {})
+        num = len(next(iter(predictions.values())))
+        columns = self._columns(num, predictions, items or {}, request or {})
         weights = self._weights
         for segment, when in zip(self.spec.segments, self._segments, strict=True):
             if when(columns) != 0:
                 merged = {n: o.weight for n, o in self.spec.objectives.items()} | segment.weights
                 weights = np.array([*merged.values()])
                 break
-        num = len(predictions)
         values = np.empty((len(self._formulas), num))
         for row, (name, formula) in zip(values, self._formulas.items(), strict=True):
             row[:] = formula(columns)
             row[:] = normalise(row, self.spec.objectives[name].normalise or self.spec.normalise)
         scores, parts = combine(values, weights, self.spec.combine)
-        return Scored(scores, dict(zip(self._formulas, parts, strict=True)))
+        return Scored(scores, dict(zip(self._formulas, parts, strict=True)), columns)
 
     def _columns(
-        self, predictions: NDArray[np.float64], items: Mapping[str, Sequence[Any]], request: Mapping[str, Any]
+        self,
+        num: int,
+        predictions: Mapping[str, NDArray[np.floating]],
+        items: Mapping[str, Sequence[Any]],
+        request: Mapping[str, Any],
     ) -> dict[str, NDArray[np.float64]]:
         columns = {}
         for name, each in self.inputs.items():
             if each.task is not None:
-                raw = predictions[:, self._tasks[each.task]]
+                raw = predictions[each.task].astype(np.float64)
             elif each.item is not None:
                 values = items.get(each.item)
                 if values is None:
-                    raw = np.full(len(predictions), each.default)
+                    raw = np.full(num, each.default)
                 else:
                     raw = np.array([_number(value, each.item, each.default) for value in values], dtype=np.float64)
             else:

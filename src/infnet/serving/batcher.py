@@ -102,7 +102,11 @@ class Batcher:
         try:
             return await asyncio.wait_for(future, max(0.0, ticket.deadline - margin_s - time.perf_counter()))
         except TimeoutError:
-            return ticket.give_up() or self.service.popular(ticket)
+            decided = ticket.give_up()
+            if decided is not None:
+                return decided
+            loop.run_in_executor(None, self.service.log_unranked, ticket)  # the disk may be why time is over
+            return self.service.popular(ticket)
 
     def close(self) -> None:
         """Answer what waits, then end."""

@@ -55,7 +55,12 @@ class RankRequest:
 
 
 class RequestEncoder:
-    """Encodes requests for one bundle; safe to use from several threads."""
+    """Encodes requests for one bundle; safe to use from several threads.
+
+    Attributes:
+        context_names: Features that requests may bring.
+        candidate_names: Features that requests may bring per candidate.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle, self._layout = bundle, bundle.layout
@@ -66,6 +71,8 @@ class RequestEncoder:
         found = {f.name: bundle.item_values(f.name) for f in self._candidate if f.reads == "item"}
         self._item_values = {name: values for name, values in found.items() if values is not None}
         self._remembered: dict[tuple[str, Any], Values] = {}
+        self.context_names = frozenset(feature.name for feature in self._context)
+        self.candidate_names = frozenset(f.name for f in self._candidate if f.name not in self._item_values)
 
     def encode(self, request: RankRequest) -> EncodedRequest:
         """A request in the bundle's numbering.

@@ -50,10 +50,20 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     histories: dict[str, ServedHistory]
     """By behaviour."""
     items: list[str]
-    """The items delivered, best first."""
+    """The items that the model chose, best first; none if the request was answered by popularity."""
     values: dict[str, list[Any]]
     """Raw values of candidate features, one per item."""
     predictions: dict[str, list[float]]
     """By task, one per item."""
     scores: list[float]
     degraded: list[str]
+    experiments: dict[str, str] = {}
+    """Variant by experiment, of those that the user is in."""
+    policy: str = ""
+    """Version of the policy; empty if there is none."""
+    is_random: bool = False
+    """Whether the order was left to chance, every order being as likely as any other."""
+    fields: dict[str, list[Any]] = {}
+    """By field of candidates that a policy reads, one value per item."""
+    request_fields: dict[str, Any] = {}
+    """By field of requests that a policy reads."""

@@ -58,7 +58,7 @@ class Known:
     user: UserRecord | None
     """None if the store fails and has not told of the user lately."""
     items: Sequence[Mapping[str, Any] | None]
-    """Dynamic features of each item; empty where the model reads none."""
+    """Dynamic features of each item; empty where nobody reads any."""
     is_last_known: bool
     """Whether the store failed, and this is from memory."""
 
@@ -92,16 +92,15 @@ class FeatureService:
         """What is known for requests (id, user, items, time in ms), in one round trip.
 
         Args:
-            model: Its behaviours are looked up, and its dynamic item features.
-            requests: That are answered together.
+            model: Its behaviours are looked up.
+            requests: That are answered together; the items' dynamic features are looked up too.
             may_ask: Whether there is time to ask the store.
         """
-        dynamic = bool(model.dynamic_features)
         limits = {behaviour.name: behaviour.length for behaviour in model.ranker.bundle.layout.behaviours}
         lookups = [
             Lookup(
                 user=user,
-                items=items if dynamic else (),
+                items=items,
                 before={name: now - delay for name, delay in model.delays_ms.items()},
                 limits=limits,
                 request_id=request_id,

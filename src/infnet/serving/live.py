@@ -113,6 +113,7 @@ class ModelHolder:
     Attributes:
         live: The model to serve with.
         on_swap: Called after a swap with the new model, and with None after a refusal.
+        checks: Called with a new model before it is swapped in; an ``InfnetError`` refuses it.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class ModelHolder:
         self._path, self._backend, self._threads = path, backend, threads
         self._every_s = every_s
         self.on_swap: Callable[[LiveModel | None], None] = lambda model: None
+        self.checks: list[Callable[[LiveModel], None]] = []
         self._directory = ModelDirectory(path) if ModelDirectory.is_one(path) else None
         self._refused: Publication | None = None
         self._stop = threading.Event()
@@ -190,6 +192,8 @@ class ModelHolder:
             model = self._load(self._directory.bundle_path(version))
             if model.version != version:
                 raise ArtifactError(f"holds version {model.version}, wanted {version}; publish it again")
+            for check in self.checks:
+                check(model)
         except InfnetError as error:
             self._refuse(publication, error)
             return

@@ -61,6 +61,7 @@ class ServiceMetrics:
         self.store_behind = gauge("feature_store_behind", "1 while events wait to enter it.", mode="livemax")
         self.log_failures = counter("event_log_failures", "Writes that the event log did not take.")
         self.swaps = counter("model_swaps", "Models published, by whether they were taken.", "result")
+        self.policy_changes = counter("policy_changes", "Changed policy files, by whether they were taken.", "result")
         self.model = gauge("model_info", "1 for the version that is served.", "version", "model")
         self.model_loaded = gauge("model_loaded_timestamp_seconds", "When the served version was loaded.")
         self.trained_to = gauge("model_trained_to_timestamp_seconds", "Newest row that the model learned from.")

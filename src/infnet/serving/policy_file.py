@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from infnet.data.layout import TaskLayout
-from infnet.errors import InfnetError
+from infnet.errors import InfnetError, SpecError
 from infnet.ranking.policy import Policy
+from infnet.serving.live import LiveModel, ModelHolder
 
 __all__ = ["PolicyFile"]
 
@@ -20,11 +20,12 @@ _log = structlog.get_logger(__name__)
 class PolicyFile:
     """A policy that is read again when its file changes.
 
-    What cannot be read, or names what the model does not predict, is refused, and the old policy goes on.
+    What cannot be read, or names what the model does not predict, is refused, and the old policy goes on. A new model
+    that does not predict what the policy reads is refused likewise.
 
     Args:
         path: The YAML file.
-        tasks: Of the model whose predictions it reads.
+        holder: Of the model whose predictions it reads.
         every_s: Between looks.
 
     Attributes:
@@ -36,12 +37,13 @@ class PolicyFile:
         SpecError: The first one cannot be used.
     """
 
-    def __init__(self, path: Path, tasks: Sequence[TaskLayout], *, every_s: float = 0.5) -> None:
-        self.path, self._tasks, self._every_s = path, tuple(tasks), every_s
+    def __init__(self, path: Path, holder: ModelHolder, *, every_s: float = 0.5) -> None:
+        self.path, self._holder, self._every_s = path, holder, every_s
         self._seen = self._stamp()
-        self.live = Policy.load(path, self._tasks)
+        self.live = self._load()
         self.refused: str | None = None
         self.on_change: Callable[[Policy | None], None] = lambda policy: None
+        holder.checks.append(self._check)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="policy-watcher", daemon=True)
 
@@ -56,6 +58,15 @@ class PolicyFile:
         if self._thread.is_alive():
             self._thread.join()
 
+    def _load(self) -> Policy:
+        return Policy.load(self.path, self._holder.live.ranker.bundle.layout.tasks)
+
+    def _check(self, model: LiveModel) -> None:
+        try:
+            Policy(self.live.spec, model.ranker.bundle.layout.tasks)
+        except SpecError as error:
+            raise SpecError(f"does not go with the policy {self.path}: {error}") from error
+
     def _watch(self) -> None:
         while not self._stop.wait(self._every_s):
             stamp = self._stamp()
@@ -65,7 +76,7 @@ class PolicyFile:
 
     def _read(self) -> None:
         try:
-            policy = Policy.load(self.path, self._tasks)
+            policy = self._load()
         except InfnetError as error:
             self.refused = str(error)
             _log.error("policy_refused", reason=self.refused, serving=self.live.version)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from typing import TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from infnet.errors import DataError, InfnetError, SpecError, StoreError, did_you_mean
+from infnet.serving.arms import Arms
 from infnet.serving.budget import DEGRADATIONS, Costs, Degradation
+from infnet.serving.decision import Decision, decide
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Served
 from infnet.serving.exposure import ExposureMemory
 from infnet.serving.features import FeatureService
-from infnet.serving.live import LiveModel, ModelHolder
+from infnet.serving.live import LiveModel
 from infnet.serving.metrics import ServiceMetrics
 from infnet.serving.ticket import Prepared, Ticket, by_prior, prepare
 from infnet.serving.wire import ItemReply, RankBody, RankReply
 
 __all__ = ["RankingService", "check_task"]
+
+_V = TypeVar("_V")
 
 _log = structlog.get_logger(__name__)
 _USED = 0.9
@@ -29,27 +34,27 @@ _USED = 0.9
 
 
 class RankingService:
-    """Answers ranking requests with the live model; safe to use from several threads.
+    """Answers ranking requests with live models and policies; safe to use from several threads.
 
     What cannot be had in time is left out (:data:`infnet.serving.budget.DEGRADATIONS`), and the answer says so.
 
     Args:
-        holder: Of the live model.
+        arms: Who is answered with which model and policy.
         features: Of users and items.
         log: Takes every request that the model answered, with the features it was answered with; None logs nothing.
         memory: Told of every request, for the events that follow.
         metrics: Told of everything.
-        by: Task whose prediction is the score; the model's first if None.
+        by: Task whose prediction is the score where there is no policy; the model's first if None.
         deadline_s: Of requests that ask for no shorter one.
         max_candidates: Of one request.
 
     Raises:
-        SpecError: ``by`` is no task of the model.
+        SpecError: ``by`` is no task of a model.
     """
 
     def __init__(
         self,
-        holder: ModelHolder,
+        arms: Arms,
         features: FeatureService,
         log: EventLog | None,
         memory: ExposureMemory,
@@ -59,11 +64,12 @@ class RankingService:
         deadline_s: float = 0.1,
         max_candidates: int = 10_000,
     ) -> None:
-        self.holder, self.features, self.log = holder, features, log
+        self.arms, self.features, self.log = arms, features, log
         self.memory, self.metrics, self.costs = memory, metrics, Costs()
         self._by, self._deadline_s, self._max_candidates = by, deadline_s, max_candidates
         if by is not None:
-            check_task(holder.live, by)
+            for holder in arms.holders:
+                check_task(holder.live, by)
 
     def admit(self, body: RankBody, arrived: float) -> Ticket:
         """A ticket for a request.
@@ -75,23 +81,44 @@ class RankingService:
         items, values = body.columns()
         if len(items) > self._max_candidates:
             raise DataError(f"the request has {len(items)} candidates, wanted at most {self._max_candidates}")
+        user, time_ms = str(body.user_id), time.time_ns() // 1_000_000
+        assigned = self.arms.of(user, time_ms)
+        model = assigned.arm.holder.live
         if body.by is not None:
-            check_task(self.holder.live, body.by)
+            check_task(model, body.by)
+        encoder, arms = model.ranker.encoder, self.arms
+        values, fields = _told_apart(values, encoder.candidate_names, arms.item_fields)
+        context, request_fields = _told_apart(body.context, encoder.context_names, arms.request_fields)
         budget = self._deadline_s if body.deadline_ms is None else min(self._deadline_s, body.deadline_ms / 1000)
         return Ticket(
             body=body,
             request_id=body.request_id or uuid.uuid4().hex,
-            user=str(body.user_id),
+            user=user,
+            assigned=assigned,
             items=items,
             values=values,
+            context=context,
+            fields=fields,
+            request_fields=request_fields,
             arrived=arrived,
             deadline=arrived + _USED * budget,
-            time_ms=time.time_ns() // 1_000_000,
+            time_ms=time_ms,
         )
 
     def answer(self, tickets: Sequence[Ticket]) -> list[RankReply | InfnetError]:
         """Answers to requests that are computed together, or why there is none; in their order."""
-        model, started = self.holder.live, time.perf_counter()
+        groups: dict[int, list[int]] = {}
+        for index, ticket in enumerate(tickets):
+            groups.setdefault(id(ticket.assigned.arm.holder), []).append(index)
+        found: dict[int, RankReply | InfnetError] = {}
+        for places in groups.values():
+            alike = [tickets[i] for i in places]
+            found |= zip(places, self._answer(alike[0].assigned.arm.holder.live, alike), strict=True)
+        return [found[index] for index in range(len(tickets))]
+
+    def _answer(self, model: LiveModel, tickets: Sequence[Ticket]) -> list[RankReply | InfnetError]:
+        """The same of requests that one model answers."""
+        started = time.perf_counter()
         for ticket in tickets:
             ticket.seconds["queue"] = started - ticket.arrived
         plans = [self.costs.plan(ticket.deadline - started, len(ticket.items)) for ticket in tickets]
@@ -104,7 +131,7 @@ class RankingService:
                 self.features.fetch(
                     model,
                     [
-                        (t.request_id, t.user, t.items, t.time_ms)
+                        (t.request_id, t.user, t.items if _asks_items(model, t) else (), t.time_ms)
                         for t, asked in zip(tickets, asks, strict=True)
                         if asked is may_ask
                     ],
@@ -129,6 +156,7 @@ class RankingService:
                     prepared[index] = prepare(model, ticket, known[index], num)
                 else:
                     found[index] = self.popular(ticket)
+                    self.log_unranked(ticket)
             except InfnetError as error:
                 found[index] = error
         encoded = time.perf_counter()
@@ -148,52 +176,89 @@ class RankingService:
 
     def popular(self, ticket: Ticket) -> RankReply:
         """The answer that needs neither features nor model: candidates by their prior score."""
-        model = self.holder.live
+        model = ticket.assigned.arm.holder.live
         order, prior = by_prior(model, ticket)
         items = [ItemReply(ticket.items[i], float(prior[i]), {}) for i in order[: ticket.body.limit]]
         self.memory.asked(ticket.request_id, ticket.user)
         return self._finished(model, ticket, items, {"popularity_order"})
 
+    def log_unranked(self, ticket: Ticket) -> None:
+        """Log that a request was answered, though not by the model: it counts in an experiment like any other."""
+        served = Served(
+            request_id=ticket.request_id,
+            user_id=ticket.user,
+            time_ms=ticket.time_ms,
+            received_ms=ticket.time_ms,
+            version=ticket.assigned.arm.holder.live.version,
+            context=ticket.context,
+            user=None,
+            histories={},
+            items=[],
+            values={},
+            predictions={},
+            scores=[],
+            degraded=["popularity_order"],
+            experiments=dict(ticket.assigned.experiments),
+        )
+        self._append(served)
+
     def _reply(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> RankReply:
         ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
-        if ticket.body.by is not None:
-            check_task(model, ticket.body.by)  # once more: the model may be another one than when it was admitted
-        by = ticket.body.by or (self._by if self._by in tasks else None) or tasks[0]
-        column = tasks.index(by)
-        order = np.argsort(-predictions[:, column], kind="stable")[: ticket.body.limit]
+        by = ticket.body.by
+        if by is not None:
+            check_task(model, by)  # once more: the model may be another one than when it was admitted
+        elif prepared.policy is None and self._by in tasks:
+            by = self._by
+        decision = decide(prepared, predictions, tasks, by)
+        order = decision.order
         places, chosen = prepared.places[order], predictions[order]
+        parts = decision.explained() if ticket.body.explain else [{}] * len(order)
         items = [
-            ItemReply(ticket.items[place], row[column], dict(zip(tasks, row, strict=True)))
-            for place, row in zip(places.tolist(), chosen.tolist(), strict=True)
+            ItemReply(ticket.items[place], score, dict(zip(tasks, row, strict=True)), part)
+            for place, score, row, part in zip(
+                places.tolist(), decision.scores[order].tolist(), chosen.tolist(), parts, strict=True
+            )
         ]
         # From here on this is the answer, even if the log takes so long that the time is over before.
-        if ticket.offer(self._finished(model, ticket, items, ticket.degraded)):
+        version = decision.policy_version
+        if ticket.offer(self._finished(model, ticket, items, ticket.degraded, version)):
             delivered = [item.item_id for item in items]
             self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks)
-            self._write(model, prepared, order, items)
+            self._write(model, prepared, decision, items)
             self._observe(model, prepared, chosen)
         ticket.seconds["reply"] = time.perf_counter() - started
-        return self._finished(model, ticket, items, ticket.degraded)
+        return self._finished(model, ticket, items, ticket.degraded, version)
 
     def _finished(
-        self, model: LiveModel, ticket: Ticket, items: list[ItemReply], left_out: Set[Degradation]
+        self,
+        model: LiveModel,
+        ticket: Ticket,
+        items: list[ItemReply],
+        left_out: Set[Degradation],
+        policy_version: str = "",
     ) -> RankReply:
         degraded: list[str] = [step for step in DEGRADATIONS if step in left_out]
         timings = {stage: 1000 * seconds for stage, seconds in dict(ticket.seconds).items()}
-        return RankReply(ticket.request_id, model.version, items, degraded, timings if ticket.body.timings else {})
+        return RankReply(
+            ticket.request_id,
+            model.version,
+            items,
+            degraded,
+            timings if ticket.body.timings else {},
+            policy_version,
+            dict(ticket.assigned.experiments),
+        )
 
-    def _write(self, model: LiveModel, prepared: Prepared, order: NDArray[np.intp], items: Sequence[ItemReply]) -> None:
+    def _write(self, model: LiveModel, prepared: Prepared, decision: Decision, items: Sequence[ItemReply]) -> None:
         """Log once what was read and answered, so that training reads it later and nothing else."""
-        if self.log is None:
-            return
-        ticket, user = prepared.ticket, prepared.known.user
+        ticket, user, order = prepared.ticket, prepared.known.user, decision.order.tolist()
         served = Served(
             request_id=ticket.request_id,
             user_id=ticket.user,
             time_ms=ticket.time_ms,
             received_ms=ticket.time_ms,
             version=model.version,
-            context=dict(ticket.body.context),
+            context=ticket.context,
             user=None if user is None or user.values is None else dict(user.values),
             histories=prepared.histories(model),
             items=[item.item_id for item in items],
@@ -201,12 +266,22 @@ class RankingService:
             predictions={task: [item.tasks[task] for item in items] for task in model.ranker.tasks},
             scores=[item.score for item in items],
             degraded=sorted(ticket.degraded),
+            experiments=dict(ticket.assigned.experiments),
+            policy=decision.policy_version,
+            is_random=decision.is_random,
+            fields={name: [column[i] for i in order] for name, column in prepared.fields.items()},
+            request_fields=ticket.request_fields,
         )
+        self._append(served)
+
+    def _append(self, served: Served) -> None:
+        if self.log is None:
+            return
         try:
             self.log.append_served(served)
         except StoreError as error:
             self.metrics.log_failures.inc()
-            _log.error("served_request_not_logged", request_id=ticket.request_id, reason=str(error))
+            _log.error("served_request_not_logged", request_id=served.request_id, reason=str(error))
 
     def _observe(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> None:
         metrics, bundle = self.metrics, model.ranker.bundle
@@ -227,3 +302,15 @@ def check_task(model: LiveModel, name: str) -> None:
     """Raise a ``SpecError`` if a model has no such task."""
     if name not in model.ranker.tasks:
         raise SpecError(f"no task is called '{name}'{did_you_mean(name, model.ranker.tasks)}")
+
+
+def _asks_items(model: LiveModel, ticket: Ticket) -> bool:
+    """Whether anybody reads what the store has of items."""
+    policy = ticket.assigned.arm.policy
+    return bool(model.dynamic_features) or (policy is not None and bool(policy.live.item_fields))
+
+
+def _told_apart(given: Mapping[str, _V], features: Set[str], fields: Set[str]) -> tuple[dict[str, _V], dict[str, _V]]:
+    """Values that the model reads and those that policies do; what nobody knows is the model's to refuse."""
+    own = {name: value for name, value in given.items() if name in features or name not in fields}
+    return own, {name: value for name, value in given.items() if name in fields}

@@ -34,7 +34,11 @@ class ServeSettings(BaseModel):
     backend: BackendName | None = None
     """The bundle's default if None."""
     by: str | None = None
-    """Task whose prediction is the score; the model's first if None."""
+    """Task whose prediction is the score where there is no policy; the model's first if None."""
+    policy: Path | None = None
+    """File of the ranking policy; read again when it changes."""
+    experiments: Path | None = None
+    """File of the experiments."""
     deadline_ms: float = Field(default=100.0, ge=1, le=10_000)
     """From a request's first byte to its answer."""
     store_timeout_ms: float = Field(default=30.0, ge=1, le=10_000)

@@ -8,6 +8,8 @@ from typing import Any
 import structlog
 
 from infnet.errors import DataError
+from infnet.ranking.policy import Policy
+from infnet.serving.arms import Arms
 from infnet.serving.batcher import Batcher
 from infnet.serving.encoding import RankRequest
 from infnet.serving.event_log import EventLog
@@ -17,7 +19,7 @@ from infnet.serving.feature_store.base import FeatureStore, history_bounds
 from infnet.serving.feature_store.load import load_store
 from infnet.serving.features import FeatureService
 from infnet.serving.ingest import EventIngest
-from infnet.serving.live import LiveModel, ModelHolder
+from infnet.serving.live import LiveModel
 from infnet.serving.metrics import ServiceMetrics
 from infnet.serving.service import RankingService, check_task
 from infnet.serving.settings import ServeSettings
@@ -40,14 +42,15 @@ class System:
         metrics: Counts.
     """
 
-    def __init__(self, settings: ServeSettings, holder: ModelHolder, store: FeatureStore, log: EventLog) -> None:
-        self.settings, self.holder, self.store, self.log = settings, holder, store, log
+    def __init__(self, settings: ServeSettings, arms: Arms, store: FeatureStore, log: EventLog) -> None:
+        self.settings, self.arms, self.store, self.log = settings, arms, store, log
+        self.holder = holder = arms.default.holder
         self.metrics = ServiceMetrics()
         self.metrics.serving(holder.live)
         self.features = FeatureService(store)
         memory = ExposureMemory(self.metrics)
         self.service = RankingService(
-            holder,
+            arms,
             self.features,
             log,
             memory,
@@ -70,23 +73,27 @@ class System:
 
     @classmethod
     def open(cls, settings: ServeSettings) -> System:
-        """Load the model, open the store and the log.
+        """Load models and policies, open the store and the log.
 
         Raises:
-            ArtifactError: The model cannot be served.
+            ArtifactError: A model cannot be served.
+            SpecError: A policy or the experiments cannot be used.
             StoreError: The embedded store or the log cannot be opened. A Redis that does not answer is no reason not to
                 begin: requests are answered without it.
         """
-        holder = ModelHolder(settings.model, backend=settings.backend)
+        arms = Arms.open(settings)
         if settings.by is not None:
-            check_task(holder.live, settings.by)  # before anything is made
-        store = open_feature_store(settings, holder.live)
-        return cls(settings, holder, store, EventLog(settings.events, fsync=settings.fsync))
+            for holder in arms.holders:
+                check_task(holder.live, settings.by)  # before anything is made
+        store = open_feature_store(settings, arms.default.holder.live)
+        return cls(settings, arms, store, EventLog(settings.events, fsync=settings.fsync))
 
     def start(self) -> None:
         """Begin to serve."""
         self.holder.on_swap = self._swapped
-        self.holder.watch()
+        for policy in self.arms.policies:
+            policy.on_change = self._policy_changed
+        self.arms.watch()
         self.feeder.start()
         self._is_open = True
 
@@ -94,7 +101,7 @@ class System:
         """Answer what waits, write down what is known, let go of everything."""
         self._is_open = False
         self.batcher.close()
-        self.holder.close()
+        self.arms.close()
         self.feeder.close()
         self.log.close()
         self.store.close()
@@ -123,7 +130,7 @@ class System:
 
     def model(self) -> ModelReply:
         """What is served."""
-        live = self.holder.live
+        live, policy = self.holder.live, self.arms.default.policy
         return ModelReply(
             version=live.version,
             model=live.ranker.bundle.manifest.model,
@@ -131,6 +138,9 @@ class System:
             event_types=sorted(live.event_types),
             loaded_ms=live.loaded_ms,
             refused=self.holder.refused,
+            policy=None if policy is None else policy.live.version,
+            policy_refused=any(each.refused is not None for each in self.arms.policies),
+            experiments=list(self.arms.experiments),
         )
 
     def health(self) -> HealthReply:
@@ -154,18 +164,18 @@ class System:
         self.store.put_users({key: features})
 
     def put_item(self, key: str, features: Mapping[str, Any]) -> None:
-        """Set an item's raw candidate features.
+        """Set an item's raw candidate features, and its fields that policies read.
 
         Raises:
-            DataError: The model does not know one of them, or cannot read its value.
+            DataError: Neither the model nor a policy knows one of them, or the model cannot read its value.
             StoreError: The store does not take them.
         """
-        live = self.holder.live
+        live, fields = self.holder.live, self.arms.item_fields
         for name in features:
-            if name not in live.dynamic_features:
-                known = ", ".join(live.dynamic_features) or "none"
+            if name not in live.dynamic_features and name not in fields:
+                known = ", ".join((*live.dynamic_features, *sorted(fields))) or "none"
                 raise DataError(f"'{name}' is no feature that is set per item while serving; these are: {known}")
-        values = {name: [value] for name, value in features.items()}
+        values = {name: [value] for name, value in features.items() if name in live.dynamic_features}
         live.ranker.encoder.encode(RankRequest("", [key], {}, values))
         self.store.put_items({key: features})
 
@@ -173,6 +183,9 @@ class System:
         self.metrics.swaps.labels("refused" if model is None else "taken").inc()
         if model is not None:
             self.metrics.serving(model)
+
+    def _policy_changed(self, policy: Policy | None) -> None:
+        self.metrics.policy_changes.labels("refused" if policy is None else "taken").inc()
 
     def _fill(self) -> None:
         if self.settings.loads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from infnet.errors import DataError
 from infnet.export.engine import EncodedRequest
+from infnet.ranking.policy import Policy
+from infnet.serving.arms import Assigned
 from infnet.serving.budget import Degradation
 from infnet.serving.encoding import RankRequest, UserState
 from infnet.serving.events import ServedHistory
@@ -28,9 +31,16 @@ class Ticket:
     body: RankBody
     request_id: str
     user: str
+    assigned: Assigned
     items: list[str]
     values: dict[str, list[Any]]
     """Raw values of candidate features, one per item, as the request brought them."""
+    context: dict[str, Any]
+    """Raw values of context features."""
+    fields: dict[str, list[Any]]
+    """By field of candidates that a policy reads, one value per item, as the request brought them."""
+    request_fields: dict[str, Any]
+    """By field of requests that a policy reads."""
     arrived: float
     """By ``time.perf_counter``."""
     deadline: float
@@ -71,6 +81,10 @@ class Prepared:
     """Of the candidates to score."""
     values: dict[str, list[Any]]
     """Raw values of candidate features, one per candidate to score."""
+    policy: Policy | None
+    """Makes the order."""
+    fields: dict[str, list[Any]]
+    """By field that the policy reads, one value per candidate to score."""
     encoded: EncodedRequest
 
     def histories(self, model: LiveModel) -> dict[str, ServedHistory]:
@@ -100,35 +114,44 @@ def prepare(model: LiveModel, ticket: Ticket, known: Known, num: int) -> Prepare
         ticket.degraded.add("capped_candidates")
     if known.is_last_known:
         ticket.degraded.add("last_known_features")
-    encoder = model.ranker.encoder
+    encoder, file = model.ranker.encoder, ticket.assigned.arm.policy
+    policy = None if file is None else file.live
+    fields = {} if policy is None else _merged(policy.item_fields, ticket.fields, known, places)
     try:
-        return _encoded(model, ticket, known, places)
+        values, state, encoded = _encoded(model, ticket, known, places)
     except DataError:
         # The store may hold what was put there for another model; if it was the request's, it is told once more.
         user = known.user
         if user is not None and user.values is not None:
             user = replace(user, values=encoder.readable(user.values))
         items = [None if item is None else encoder.readable(item) for item in known.items]
-        return _encoded(model, ticket, replace(known, user=user, items=items), places)
+        known = replace(known, user=user, items=items)
+        values, state, encoded = _encoded(model, ticket, known, places)
+    return Prepared(ticket, known, state, places, values, policy, fields, encoded)
 
 
-def _encoded(model: LiveModel, ticket: Ticket, known: Known, places: NDArray[np.intp]) -> Prepared:
+def _encoded(
+    model: LiveModel, ticket: Ticket, known: Known, places: NDArray[np.intp]
+) -> tuple[dict[str, list[Any]], UserState, EncodedRequest]:
     encoder = model.ranker.encoder
     state = encoder.snapshot(ticket.user) if known.user is None else encoder.recall(ticket.user, known.user)
-    values = _merged(model, ticket, known, places)
-    request = RankRequest(state, [ticket.items[i] for i in places], ticket.body.context, values, ticket.time_ms)
-    return Prepared(ticket, known, state, places, values, encoder.encode(request))
+    values = _merged(model.dynamic_features, ticket.values, known, places)
+    values |= {name: [column[i] for i in places] for name, column in ticket.values.items() if name not in values}
+    request = RankRequest(state, [ticket.items[i] for i in places], ticket.context, values, ticket.time_ms)
+    return values, state, encoder.encode(request)
 
 
-def _merged(model: LiveModel, ticket: Ticket, known: Known, places: NDArray[np.intp]) -> dict[str, list[Any]]:
-    """Raw values of candidate features: the request's own, and where it has none the store's."""
-    values = {name: [column[i] for i in places] for name, column in ticket.values.items()}
+def _merged(
+    names: Sequence[str], given: Mapping[str, list[Any]], known: Known, places: NDArray[np.intp]
+) -> dict[str, list[Any]]:
+    """Raw values by name: the request's own, and where it has none the store's; without names that neither has."""
+    values = {name: [given[name][i] for i in places] for name in names if name in given}
     if known.items:
         held = [known.items[i] for i in places]
-        for name in model.dynamic_features:
-            stored = [None if item is None else item.get(name) for item in held]
+        for name in names:
+            found = [None if item is None else item.get(name) for item in held]
             if name not in values:
-                values[name] = stored
+                values[name] = found
             else:
-                values[name] = [b if a is None else a for a, b in zip(values[name], stored, strict=True)]
+                values[name] = [b if a is None else a for a, b in zip(values[name], found, strict=True)]
     return values

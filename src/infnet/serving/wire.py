@@ -61,7 +61,7 @@ class Candidate(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     item_id: WireKey
     features: FeatureValues = {}
-    """Raw values of candidate features, before those that the feature store has."""
+    """Raw values of candidate features and fields of the policy, before those that the feature store has."""
 
 
 class RankBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,7 +71,7 @@ class RankBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     request_id: RequestId | None = None
     """Names the request in its events; made up if missing."""
     context: FeatureValues = {}
-    """Raw values of context features."""
+    """Raw values of context features and of fields of the policy."""
     candidates: list[Candidate] = []
     item_ids: list[WireKey] | None = None
     """Instead of ``candidates``: their keys."""
@@ -82,11 +82,13 @@ class RankBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Answer with so many; all by default."""
     by: str | None = None
-    """Task whose prediction is the score; the service's by default."""
+    """Task whose prediction is the score; the service's policy or task by default."""
     deadline_ms: Annotated[float, Meta(ge=1, le=10_000)] | None = None
     """The answer is wanted within; the service's by default, and never more."""
     timings: bool = False
     """Whether the answer tells how long each stage took."""
+    explain: bool = False
+    """Whether the answer tells how the policy came to each item's score and place."""
 
     def columns(self) -> tuple[list[Any], dict[str, list[Any]]]:
         """Keys of the candidates, and raw values per candidate feature; of a key that stands there again, the first.
@@ -116,13 +118,17 @@ class RankBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return [texts[i] for i in first], {name: [column[i] for i in first] for name, column in values.items()}
 
 
-class ItemReply(msgspec.Struct, frozen=True):
+class ItemReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """One place of an order."""
 
     item_id: str
     score: float
     tasks: dict[str, float]
     """What each task predicts; empty for items that were not scored by the model."""
+    parts: dict[str, float] = {}
+    """If explained: what each objective of the policy adds to the score, or multiplies it by."""
+    notes: list[str] = []
+    """If explained: why the item stands higher or lower than its score."""
 
 
 class RankReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,6 +140,10 @@ class RankReply(msgspec.Struct, frozen=True, omit_defaults=True):
     degraded: list[str]
     """What was left out to answer in time, in the order in which things are left out."""
     timings_ms: dict[str, float] = {}
+    policy_version: str = ""
+    """Of the policy that made the scores; empty without one."""
+    experiments: dict[str, str] = {}
+    """Variant by experiment, of those that the user is in."""
 
 
 class BatchBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -216,6 +226,12 @@ class ModelReply(msgspec.Struct, frozen=True):
     loaded_ms: int
     refused: str | None
     """A version that was published and could not be loaded; the server's log says why."""
+    policy: str | None = None
+    """Version of the policy."""
+    policy_refused: bool = False
+    """Whether the policy's file has changed and could not be used; the server's log says why."""
+    experiments: list[str] = []
+    """Those declared."""
 
 
 class HealthReply(msgspec.Struct, frozen=True):

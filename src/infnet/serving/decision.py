@@ -1,0 +1,68 @@
+"""The order of a page: by a policy, by one task's prediction, or by chance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infnet.serving.ticket import Prepared
+
+__all__ = ["Decision", "decide"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which candidates are delivered in which order."""
+
+    order: NDArray[np.intp]
+    """(n,) places among the candidates that were scored."""
+    scores: NDArray[np.float64]
+    """(N,) of these candidates."""
+    parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By objective its part in each score, (N,)."""
+    policy_version: str = ""
+    is_random: bool = False
+    """Whether every order was as likely as any other."""
+
+    def explained(self) -> list[dict[str, float]]:
+        """Each objective's part in the score, of each candidate in the order."""
+        columns = [part[self.order].tolist() for part in self.parts.values()]
+        return [dict(zip(self.parts, row, strict=True)) for row in zip(*columns, strict=True)] or [{}] * len(self.order)
+
+
+def decide(prepared: Prepared, predictions: NDArray[np.floating], tasks: Sequence[str], by: str | None) -> Decision:
+    """Order the candidates of a request.
+
+    Args:
+        prepared: The request; its policy decides unless ``by`` is given.
+        predictions: (N, T) what the model predicts.
+        tasks: Names of the T tasks.
+        by: A task whose prediction is the score.
+
+    Raises:
+        DataError: A field that the policy reads is no number.
+    """
+    ticket, policy = prepared.ticket, prepared.policy
+    limit = ticket.body.limit
+    if policy is None or by is not None:
+        scores = predictions[:, 0 if by is None else tasks.index(by)].astype(np.float64)
+        return Decision(np.argsort(-scores, kind="stable")[:limit], scores)
+    columns = dict(zip(tasks, predictions.T, strict=True))
+    scored = policy.score(columns, prepared.fields, ticket.request_fields)
+    drawn = _drawn(ticket.request_id)
+    is_random = drawn < policy.spec.exploration.share
+    if is_random:
+        order = np.random.default_rng(int(drawn * 2**53)).permutation(len(scored.scores))[:limit]
+    else:
+        order = np.argsort(-scored.scores, kind="stable")[:limit]
+    return Decision(order, scored.scores, scored.parts, policy.version, is_random)
+
+
+def _drawn(request_id: str) -> float:
+    """A number in [0, 1) that a request's id stands for."""
+    digest = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53

@@ -1,0 +1,286 @@
+"""Policies and experiments in the service: who is answered with what, and what is told and logged of it."""
+
+import copy
+import dataclasses
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from infnet.errors import DataError, InfnetError, SpecError
+from infnet.serving.feature_store.base import Lookup
+from infnet.serving.live import ModelHolder
+from infnet.serving.policy_file import PolicyFile
+from infnet.serving.publication import ModelDirectory
+from infnet.serving.settings import ServeSettings
+from infnet.serving.system import System
+from infnet.serving.wire import RankBody
+from service_parts import Parts, holder_of, records, replaced, wait_until
+
+POLICY = """
+inputs:
+  price: {item: price_now, range: [0, 10]}
+  is_new: {request: is_new, range: [0, 1]}
+objectives:
+  revenue: {formula: "price * p_like", weight: 2}
+  pleasure: {formula: "p_click"}
+segments:
+  - {when: "is_new > 0", weights: {revenue: 0}}
+"""
+TICK_S = 0.02
+
+
+@pytest.fixture
+def policy_path(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+@pytest.fixture
+def parts(bundle, tmp_path, policy_path):
+    policy = PolicyFile(policy_path, holder_of(bundle), every_s=TICK_S)
+    with Parts(bundle, tmp_path, policy=policy) as parts:
+        parts.policy = policy
+        yield parts
+    policy.close()
+
+
+def expected(reply, prices, weight=2.0):
+    return {
+        item.item_id: weight * prices.get(item.item_id, 0.0) * item.tasks["like"] + item.tasks["click"]
+        for item in reply.items
+    }
+
+
+def test_a_page_is_in_the_order_of_the_policy(parts):
+    reply = parts.answer(items=[1, 2, 3, 4], item_features={"price_now": [0, 9, None, 3.5]})
+    worth = expected(reply, {"2": 9, "4": 3.5})
+    assert [item.item_id for item in reply.items] == sorted(worth, key=worth.get, reverse=True)
+    assert {item.item_id: item.score for item in reply.items} == pytest.approx(worth)
+    assert reply.policy_version == parts.policy.live.version
+    assert reply.items[0].parts == {}
+
+
+def test_a_request_may_ask_how_scores_came_about(parts):
+    reply = parts.answer(items=[1, 2], item_features={"price_now": [5, 1]}, explain=True)
+    for item in reply.items:
+        price = {"1": 5, "2": 1}[item.item_id]
+        assert item.parts == pytest.approx({"revenue": 2 * price * item.tasks["like"], "pleasure": item.tasks["click"]})
+        assert sum(item.parts.values()) == pytest.approx(item.score)
+
+
+def test_fields_of_items_may_be_kept_in_the_store(parts):
+    parts.store.put_items({"1": {"price_now": 8}, "2": {"price_now": 8}})
+    reply = parts.answer(items=[1, 2, 3], item_features={"price_now": [None, 1, None]})
+    assert {item.item_id: item.score for item in reply.items} == pytest.approx(expected(reply, {"1": 8, "2": 1}))
+
+
+def test_fields_of_requests_choose_the_segment(parts):
+    reply = parts.answer(items=[1, 2], item_features={"price_now": [9, 9]}, context={"is_new": True, "tab": "2"})
+    assert {i.item_id: i.score for i in reply.items} == pytest.approx(expected(reply, {"1": 9, "2": 9}, weight=0))
+
+
+def test_what_a_policy_reads_is_no_feature_of_the_model(parts):
+    with pytest.raises(DataError, match="no candidate feature is called 'prize_now'"):
+        parts.answer(items=[1], item_features={"prize_now": [1]})
+    with pytest.raises(DataError, match=r"field 'price_now' is 'dear', wanted a number"):
+        parts.answer(items=[1], item_features={"price_now": ["dear"]})
+
+
+def test_a_feature_that_the_policy_reads_too_is_read_by_both(parts, policy_path):
+    policy_path.write_text(POLICY.replace("item: price_now", "item: bid"))
+    parts.policy.watch()
+    wait_until(lambda: parts.policy.live.item_fields == ("bid",))
+    reply = parts.answer(items=[1, 2], item_features={"bid": [0, 7]})
+    assert {item.item_id: item.score for item in reply.items} == pytest.approx(expected(reply, {"2": 7}))
+    assert parts.served()[0]["values"]["bid"] == parts.served()[0]["fields"]["bid"]
+
+
+def test_a_task_may_be_asked_for_instead_of_the_policy(parts):
+    reply = parts.answer(items=[1, 2, 3], by="like", item_features={"price_now": [9, 1, 5]})
+    assert [item.score for item in reply.items] == [item.tasks["like"] for item in reply.items]
+    assert reply.policy_version == ""
+
+
+def test_what_the_policy_read_is_logged(parts):
+    parts.answer(items=[1, 2], item_features={"price_now": [9, None]}, context={"is_new": 1}, limit=1, request_id="r")
+    (line,) = parts.served()
+    assert line["policy"] == parts.policy.live.version
+    assert line["fields"] == {"price_now": [{"1": 9, "2": None}[line["items"][0]]]}
+    assert (line["request_fields"], line["context"], line["is_random"]) == ({"is_new": 1}, {}, False)
+
+
+def test_a_share_of_requests_is_answered_in_a_random_order(parts, policy_path):
+    policy_path.write_text(POLICY + "exploration: {share: 0.25}\n")
+    parts.policy.watch()
+    wait_until(lambda: parts.policy.live.spec.exploration.share > 0)
+    first = Counter()
+    for number in range(400):
+        parts.answer(items=[1, 2, 3, 4], request_id=f"r{number}", item_features={"price_now": [1, 2, 3, 4]})
+    lines = parts.served()
+    chosen = [line for line in lines if line["is_random"]]
+    assert 60 < len(chosen) < 140
+    first.update(line["items"][0] for line in chosen)
+    assert min(first[item] for item in "1234") > len(chosen) / 10
+    assert len({line["items"][0] for line in lines if not line["is_random"]}) == 1
+    again = parts.answer(items=[1, 2, 3, 4], request_id=chosen[0]["request_id"])
+    assert [item.item_id for item in again.items] == chosen[0]["items"]
+
+
+def test_a_changed_file_is_taken_and_a_broken_one_refused(parts, policy_path):
+    before, told = parts.policy.live.version, []
+    parts.policy.on_change = told.append
+    parts.policy.watch()
+    policy_path.write_text(POLICY.replace("p_like", "p_lik"))
+    wait_until(lambda: parts.policy.refused is not None)
+    assert "'p_lik' is neither a prediction nor declared" in parts.policy.refused
+    assert "did you mean 'p_like'" in parts.policy.refused
+    assert parts.answer().policy_version == before
+    policy_path.write_text(POLICY.replace("weight: 2", "weight: 3"))
+    wait_until(lambda: parts.policy.live.version != before)
+    assert parts.policy.refused is None
+    assert told == [None, parts.policy.live]
+    policy_path.unlink()
+    wait_until(lambda: parts.policy.refused is not None)
+    assert parts.answer().policy_version == parts.policy.live.version
+
+
+def test_a_model_without_a_task_that_the_policy_reads_is_refused(bundle, policy_path):
+    holder = replaced(holder_of(bundle))
+    PolicyFile(policy_path, holder)
+    check = holder.checks[-1]
+    check(holder.live)
+    layout = bundle.layout.model_copy(update={"tasks": bundle.layout.tasks[:1]})
+    ranker = copy.copy(holder.live.ranker)
+    ranker.bundle = SimpleNamespace(layout=layout)
+    with pytest.raises(SpecError, match=r"does not go with the policy .*policy.yaml: .*'p_like' is neither"):
+        check(dataclasses.replace(holder.live, ranker=ranker))
+
+
+def test_a_model_that_a_check_does_not_take_is_refused(bundle, other_bundle, tmp_path):
+    directory = ModelDirectory(tmp_path / "models")
+    before = directory.publish(bundle.path)
+    holder = ModelHolder(directory.path, every_s=TICK_S)
+
+    def check(model):
+        raise SpecError(f"not {model.version}")
+
+    holder.checks.append(check)
+    holder.watch()
+    version = directory.publish(other_bundle.path)
+    wait_until(lambda: holder.refused is not None)
+    assert (holder.refused, holder.live.version) == (version, before)
+    holder.close()
+
+
+EXPERIMENTS = """
+experiments:
+  - name: ranker
+    variants: [{name: control}, {name: cheap, policy: cheap.yaml}, {name: bf16, bundle: bf16}]
+    forced: {u1: control, u2: cheap, u3: bf16}
+  - name: colour
+    layer: page
+    variants: [{name: red}, {name: blue}]
+"""
+
+
+@pytest.fixture
+def settings(bundle, other_bundle, tmp_path, policy_path):
+    (tmp_path / "cheap.yaml").write_text("objectives: {cheap: {formula: '0 - price'}}\ninputs: {price: {item: cost}}")
+    (tmp_path / "bf16").symlink_to(other_bundle.path)
+    (tmp_path / "experiments.yaml").write_text(EXPERIMENTS)
+    return ServeSettings(
+        model=bundle.path,
+        state=tmp_path / "state",
+        events=tmp_path / "events",
+        policy=policy_path,
+        experiments=tmp_path / "experiments.yaml",
+    )
+
+
+def answered(system, user, **fields):
+    body = msgspec.convert({"user_id": user, "item_ids": [1, 2, 3], **fields}, RankBody)
+    (reply,) = system.service.answer([system.service.admit(body, time.perf_counter())])
+    return reply
+
+
+def test_variants_have_their_own_policies_and_models(settings, bundle, other_bundle):
+    system = System.open(settings)
+    fields = {"item_features": {"price_now": [1, 2, 3], "cost": [7, 5, 6]}}
+    control, cheap, other = (answered(system, user, **fields) for user in ("u1", "u2", "u3"))
+    assert [r.experiments["ranker"] for r in (control, cheap, other)] == ["control", "cheap", "bf16"]
+    assert [r.experiments["colour"] in ("red", "blue") for r in (control, cheap, other)] == [True] * 3
+    assert [item.item_id for item in cheap.items] == ["2", "3", "1"]
+    assert (control.policy_version, control.model_version) == (other.policy_version, bundle.manifest.version)
+    assert (cheap.policy_version != control.policy_version, cheap.model_version) == (True, control.model_version)
+    assert other.model_version == other_bundle.manifest.version
+    assert [line["experiments"] for line in records(settings.events, "served")] == [
+        dict(r.experiments) for r in (control, cheap, other)
+    ]
+    model = system.model()
+    assert (model.policy, model.policy_refused, model.experiments) == (
+        control.policy_version,
+        False,
+        ["ranker", "colour"],
+    )
+    system.close()
+
+
+def test_requests_of_several_models_may_be_computed_together(settings):
+    system = System.open(settings)
+    bodies = [msgspec.convert({"user_id": f"u{k % 3 + 1}", "item_ids": [1, 2, 3 + k]}, RankBody) for k in range(9)]
+    tickets = [system.service.admit(body, time.perf_counter()) for body in bodies]
+    replies = system.service.answer(tickets)
+    for ticket, reply in zip(tickets, replies, strict=True):
+        alone = answered(system, ticket.user, item_ids=ticket.items)
+        assert (reply.request_id, reply.model_version) == (ticket.request_id, alone.model_version)
+        assert [(i.item_id, pytest.approx(i.score)) for i in reply.items] == [(i.item_id, i.score) for i in alone.items]
+    system.close()
+
+
+def test_an_answer_by_popularity_counts_in_its_experiment(settings):
+    system = System.open(settings)
+    ticket = system.service.admit(msgspec.convert({"user_id": "u2", "item_ids": [1]}, RankBody), 0.0)
+    (reply,) = system.service.answer([ticket])
+    assert (reply.degraded, reply.experiments["ranker"]) == (["popularity_order"], "cheap")
+    assert records(settings.events, "served")[0]["experiments"] == dict(reply.experiments)
+    system.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("layer: page\n", "layer: page\n    control: rde\n"), "line 8: .*'rde' is no variant; did you mean 'red'"),
+        (
+            ("{name: blue}", "{name: blue, policy: cheap.yaml}"),
+            "both give variants a policy or a bundle, and a user may",
+        ),
+        (("cheap.yaml", "none.yaml"), r"none.yaml: cannot be read \(No such file or directory\)"),
+        (("bundle: bf16", "bundle: bf61"), "bf61"),
+    ],
+)
+def test_experiments_that_cannot_be_served_are_told_before_anything_is_made(settings, change, complaint):
+    settings.experiments.write_text(EXPERIMENTS.replace(*change))
+    with pytest.raises(InfnetError, match=complaint):
+        System.open(settings)
+    assert not settings.events.exists()
+    assert not settings.state.exists()
+
+
+def test_a_policy_that_the_model_cannot_serve_is_told_before_anything_is_made(settings):
+    settings.policy.write_text(POLICY.replace("p_like", "p_order"))
+    with pytest.raises(SpecError, match=r"policy.yaml, line 6: objectives.revenue.formula: 'p_order' is neither"):
+        System.open(settings)
+    assert not settings.state.exists()
+
+
+def test_items_may_be_given_fields_of_policies(settings):
+    system = System.open(settings)
+    system.put_item("1", {"price_now": 4, "rank": 3})
+    assert system.store.fetch([Lookup("u1", ["1"])])[0].items == [{"price_now": 4, "rank": 3}]
+    with pytest.raises(DataError, match="'prize' is no feature that is set per item while serving; these are: rank"):
+        system.put_item("1", {"prize": 4})
+    system.close()
