@@ -1,3 +1,8 @@
+import os
+
+# Two test processes on two cores: a second thread of each would wait for the other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
