@@ -18,6 +18,7 @@ from infnet.data.dataset import EntityTable, History
 from infnet.data.encoders import Encoder
 from infnet.data.layout import Layout
 from infnet.errors import ArtifactError, SpecError
+from infnet.export.calibration import CALIBRATION, BundleCalibration
 from infnet.export.catalogue import Catalogue, Entities
 from infnet.export.engine import Engine, EngineTables
 from infnet.export.folded import FoldedINFNet
@@ -117,6 +118,24 @@ class Bundle:
     def encoder(self) -> Encoder:
         """Raw values to embedding rows."""
         return Encoder.load(self.path / "encoder")
+
+    @cached_property
+    def calibration(self) -> BundleCalibration | None:
+        """Of its predictions; None if they are the model's own.
+
+        Raises:
+            ArtifactError: It is damaged.
+        """
+        if CALIBRATION not in self.manifest.files:
+            return None
+        try:
+            return BundleCalibration.model_validate_json((self.path / CALIBRATION).read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise ArtifactError(
+                f"{self.path / CALIBRATION}: {where} is damaged ({first['msg']}); export the run again"
+            ) from error
 
     @cached_property
     def user_features(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -15,10 +15,11 @@ import infnet
 from infnet.data.batches import BatchBuilder
 from infnet.data.dataset import Dataset
 from infnet.data.workspace import replacing
-from infnet.errors import TrainingError
+from infnet.errors import SpecError, TrainingError
 from infnet.evaluation.auc import auc
 from infnet.evaluation.efficiency import request_rows, seconds_of
 from infnet.export.bundle import Bundle, serving_network, sha256_of
+from infnet.export.calibration import CALIBRATION, CalibrationSettings, calibrate
 from infnet.export.catalogue import write_entities
 from infnet.export.engine import Engine
 from infnet.export.graph import GraphInputs, quantize_dense, require_runtime, trace_graph, write_graph
@@ -53,6 +54,7 @@ def export_run(
     precision: Precision = "float32",
     int8_dense: bool = False,
     checkpoint: bool = True,
+    calibration: CalibrationSettings | None = None,
     data: Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -64,18 +66,21 @@ def export_run(
         precision: Of tables.
         int8_dense: Turn products with weights in the graph into int8 ones.
         checkpoint: Carry along what training needs to go on; without it the bundle cannot be updated.
+        calibration: How predictions are calibrated on validation rows; None leaves them as they are.
         data: Where the run's dataset is now; where it was by default.
         on_stage: Called with what is being done.
 
     Raises:
-        SpecError: The model cannot be exported, or an exporter is not installed.
+        SpecError: The model cannot be exported or calibrated so, or an exporter is not installed.
         TrainingError: Bundle and model disagree, or compression costs too much; nothing is written.
         ArtifactError: Run or dataset is missing or damaged.
         DataError: ``out`` is something else or cannot be written.
     """
     require_runtime()
     source = BundleSource.of_run(run if isinstance(run, Run) else Run.load(run), data, checkpoint=checkpoint)
-    return write_bundle(source, out, precision=precision, int8_dense=int8_dense, on_stage=on_stage)
+    return write_bundle(
+        source, out, precision=precision, int8_dense=int8_dense, calibration=calibration, on_stage=on_stage
+    )
 
 
 def write_bundle(
@@ -84,6 +89,7 @@ def write_bundle(
     *,
     precision: Precision = "float32",
     int8_dense: bool = False,
+    calibration: CalibrationSettings | None = None,
     like: Bundle | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -94,7 +100,9 @@ def write_bundle(
         out: Directory to make; an older bundle there is replaced.
         precision: Of tables.
         int8_dense: Turn products with weights in the graph into int8 ones.
-        like: A bundle of the same architecture, whose graphs need not be traced, nor requests timed, again.
+        calibration: How predictions are calibrated on the source's rows; None leaves them as they are.
+        like: A bundle of the same architecture, whose graphs need not be traced, nor requests timed, again; where there
+            are too few rows to calibrate by, its curves stay.
         on_stage: Called with what is being done.
 
     Raises:
@@ -105,7 +113,10 @@ def write_bundle(
     require_runtime()
     out = Path(out)
     with replacing(out, MANIFEST) as directory:
-        _Export(source, directory, on_stage, like).write(precision, int8_dense=int8_dense)
+        export = _Export(source, directory, on_stage, like)
+        if calibration is not None:
+            export.calibrate(calibration)
+        export.write(precision, int8_dense=int8_dense)
     return Bundle.open(out)
 
 
@@ -119,7 +130,18 @@ class _Export:
         self._rows = source.judge.rows(source.split)
         self._has_gaps = source.model.layout.has_gaps
 
+    def calibrate(self, settings: CalibrationSettings) -> None:
+        """Write the calibration."""
+        source = self._source
+        if self._like is None and not source.judge.manifest.splits.get("valid"):
+            raise SpecError(f"{source.origin}: has no validation rows to calibrate by; export it without calibration")
+        self._on_stage("calibrating")
+        before = None if self._like is None else self._like.calibration
+        found = calibrate(source.model, source.judge, "valid", settings, before)
+        write_atomically(self._directory / CALIBRATION, found.model_dump_json(indent=1))
+
     def write(self, precision: Precision, *, int8_dense: bool) -> None:
+        """Write everything else, the manifest last."""
         directory = self._directory
         self._on_stage("copying users, items and encoders")
         self._write_entities()

@@ -50,6 +50,7 @@ class BundleManifest(_Record):
     - ``tables/``: ``embedding``, ``tokens``, ``events`` and those that the network names (:class:`EngineTables`)
     - ``items/keys.npy`` and ``users/keys.npy`` (:class:`KeyIndex`); ``items/values/FEATURE.npy``; ``users/ids.npy`` and
       ``users/dense.npy``; ``history/BEHAVIOUR.*.npy``, each user's last events when the dataset ended
+    - ``calibration.json``, if predictions are calibrated (:class:`infnet.export.calibration.BundleCalibration`)
     - ``items/prior.npy`` (num_items,) float32: see :attr:`Bundle.prior`
     - what training needs to go on, unless it was left out (:class:`infnet.export.learning.LearningState`):
       ``checkpoint.safetensors``, ``train.yaml``, ``seen.npy``, ``items/counts.npy``, ``items/ids.npy``,

@@ -71,7 +71,8 @@ class Ranker:
     ) -> NDArray[np.float64]:
         """What every task predicts for every candidate (INFNet eq. 12): (N, T), in the candidates' order.
 
-        Probabilities; of a regression task, values in its label's unit. See :class:`RankRequest` for the arguments.
+        Probabilities, and of a regression task values in its label's unit, by the bundle's calibration if it has one.
+        See :class:`RankRequest` for the arguments.
 
         Raises:
             DataError: A feature is unknown, or its value cannot be read.
@@ -84,8 +85,11 @@ class Ranker:
 
     def score_encoded(self, requests: Sequence[EncodedRequest]) -> list[NDArray[np.float64]]:
         """The same for requests that :attr:`encoder` gave."""
-        layout = self.bundle.layout
-        return [predictions(torch.from_numpy(z), layout.tasks).numpy() for z in self._engine.logits(requests)]
+        layout, calibration = self.bundle.layout, self.bundle.calibration
+        found = [predictions(torch.from_numpy(z), layout.tasks).numpy() for z in self._engine.logits(requests)]
+        if calibration is None:
+            return found
+        return [calibration.apply(each, layout, r) for each, r in zip(found, requests, strict=True)]
 
     def rank(self, request: RankRequest, by: str | None = None) -> list[RankedItem]:
         """The candidates, best first; equal ones in the order they came.

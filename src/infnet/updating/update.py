@@ -177,6 +177,7 @@ class _Update:
                 self._out,
                 precision=parent.manifest.precision,
                 int8_dense=parent.manifest.int8_dense,
+                calibration=None if parent.calibration is None else parent.calibration.settings,
                 like=parent,
                 on_stage=self._on_stage,
             )
