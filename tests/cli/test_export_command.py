@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from infnet.cli import main
 from infnet.cli.export import export_command
+from infnet.evaluation import calibrators
 from infnet.export import exporter
 from infnet.export.bundle import Bundle
 from small_bundle import graphs_of
@@ -62,3 +63,28 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsy
     assert line.startswith("Error: ")
     assert line.endswith(message)
     assert not (tmp_path / "out").exists()
+
+
+def test_calibration_is_told_and_kept(run, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrators, "_LEAST_ROWS", 30)
+    monkeypatch.setattr(calibrators, "_LEAST_POSITIVES", 5)
+    text = invoke(bundle, run.path, "--out", tmp_path / "b", "--calibrate", "isotonic", "--calibrate-by", "tab")
+    calibration = Bundle.open(tmp_path / "b").calibration
+    assert calibration.settings.by == "tab"
+    assert f"Calibrated (isotonic, per value of tab) on {calibration.rows} rows; cross-fitted:" in text
+    assert re.search(r"  click: predicted over observed [\d.]+ -> [\d.]+, expected error [\d.]+ -> [\d.]+", text)
+
+
+def test_too_few_labels_for_a_calibration_are_told(run, bundle, tmp_path):
+    text = invoke(bundle, run.path, "--out", tmp_path / "b", "--calibrate", "isotonic")
+    assert "  click: left as it is, too few labels" in text.splitlines()
+
+
+def test_segments_go_with_a_calibration(run, tmp_path, monkeypatch, capsys):
+    arguments = ["infnet", "export", str(run.path), "--out", str(tmp_path / "b"), "--calibrate-by", "tab"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "--calibrate-by tab: goes with --calibrate isotonic or platt; give both" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()

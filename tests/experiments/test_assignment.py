@@ -57,7 +57,7 @@ def test_layers_are_independent():
 
 def test_ranges_of_a_layer_do_not_decide_about_variants():
     one = assigner(experiment("x", range=[0, 0.5], layer="x"), experiment("y", range=[0.5, 1], layer="x"))
-    counts = Counter(tuple(found.items())[0] for found in everybody(one).values())
+    counts = Counter(next(iter(found.items())) for found in everybody(one).values())
     assert chisquare(list(counts.values())).pvalue > 0.001
     assert len(counts) == 4
 
@@ -133,7 +133,7 @@ def test_forced_users_get_their_variant_whatever_else_is_said_and_no_other_of_th
         holdout=1.0,
     )
     assert everybody(one, ["anna", "otto"]) == {"anna": {"x": "b"}, "otto": {}}
-    alone = [user for user in USERS[:100] if "y" in assigner(experiment("y", range=[0.5, 1])).assign(user, NOW)][0]
+    alone = next(user for user in USERS[:100] if "y" in assigner(experiment("y", range=[0.5, 1])).assign(user, NOW))
     both = assigner(experiment("x", range=[0, 0.5], forced={alone: "a"}), experiment("y", range=[0.5, 1]))
     assert both.assign(alone, NOW) == {"x": "a"}
 

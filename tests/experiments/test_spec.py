@@ -38,12 +38,12 @@ def test_a_spec_is_read_with_its_defaults():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("weight: 0.5, bundle", "weight: 0.6, bundle", "line 17: experiments.1.variants: weights sum to 1.1, wanted 1"),
-        ("weight: 0.5}", "weight: .nan}", "experiments.1.variants.0.weight: input should be a finite number"),
+        ("weight: 0.5, bundle", "weight: 0.6, bundle", "line 16: experiments.1.variants: weights sum to 1.1, wanted 1"),
+        ("weight: 0.5}", "weight: .nan}", "experiments.1.variants.0.weight: Input should be a finite number"),
         ("weight: 0.5}", "weight: -0.5}", "should be greater than 0, found -0.5"),
         ("{name: old, weight: 0.5}", "{name: old}", "some variants have a weight and some have none"),
         ("anna: mmr", "anna: mrm", "line 10: .*forced into 'mrm', which is no variant; did you mean 'mmr'"),
-        ("name: model", "name: diversity", "line 16: .*experiment 'diversity' is declared twice"),
+        ("name: model", "name: diversity", "line 15: .*experiment 'diversity' is declared twice"),
         ("name: new", "name: old", "variant of experiment 'model' 'old' is declared twice"),
         ("name: watch", "name: ctr", "metric of experiment 'diversity' 'ctr' is declared twice"),
         ("range: [0, 0.5]", "range: [0, 1.5]", "less than or equal to 1, found 1.5"),
@@ -54,7 +54,7 @@ def test_a_spec_is_read_with_its_defaults():
         ("2026-05-06T00:00:00Z", "2026-05-03", "ramp.1.from: 2026-05-03T00:00:00Z is not after the step before"),
         ("    ramp:", "    coverage: 0.5\n    ramp:", "line 9: .*coverage is what the ramp says"),
         ("name: model", "name: model\n    seed: diversity", "has the seed of 'diversity', 'diversity', so both"),
-        ("name: model", "name: model\n    seed: 'layer:x'", "seed: string should match"),
+        ("name: model", "name: model\n    seed: 'layer:x'", "seed: String should match"),
         ("name: model", "name: model\n    control: olt", "'olt' is no variant; did you mean 'old'"),
         ("name: model", "name: model\n    start: 2026-05-02\n    end: 2026-05-01", "is not after the start"),
         ("name: model", "name: model\n    hash_version: 99", "should be 1 or 2, found 99"),
@@ -68,7 +68,7 @@ def test_a_spec_is_read_with_its_defaults():
         ("numerator: hide", "numerator: variant", "counts 'variant', the name of another column"),
         ("holdout: 0.05", "holdout: 0.05\nholdout: 0", "line 3: 'holdout' stands in line 2 already"),
         ("2026-05-06T00:00:00Z", "2026-13-06", "month must be in 1..12"),
-        ("holdout: 0.05", "holdout: [", "line 3: not valid YAML"),
+        ("holdout: 0.05", "holdout: [", "line 4: not valid YAML"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line_with_its_place(old, new, message):

@@ -11,8 +11,10 @@ import torch
 from sample_partitions import write_part
 
 from infnet.errors import ArtifactError, DataError
+from infnet.evaluation import calibrators
 from infnet.evaluation.predict import predict
 from infnet.export.bundle import Bundle
+from infnet.export.calibration import CalibrationSettings
 from infnet.export.exporter import export_run
 from infnet.serving.ranker import Ranker
 from infnet.training.checkpoint import load_checkpoint
@@ -75,6 +77,17 @@ def test_an_updated_bundle_scores_like_its_checkpoint_and_is_whole(bundle, sampl
     assert np.isfinite(Ranker(made).score("u1", [1, 2, 3])).all()
     assert made.manifest.request_ms == bundle.manifest.request_ms
     assert (tmp_path / "next/train.yaml").read_bytes() == (bundle.path / "train.yaml").read_bytes()
+
+
+def test_an_update_of_a_calibrated_bundle_is_calibrated(run, bundle, samples, tmp_path, accept, monkeypatch):
+    with graphs_of(bundle), monkeypatch.context() as patch:
+        patch.setattr(calibrators, "_LEAST_ROWS", 30)
+        patch.setattr(calibrators, "_LEAST_POSITIVES", 5)
+        parent = export_run(run, tmp_path / "parent", calibration=CalibrationSettings(method="isotonic"))
+    update_bundle(parent.path, samples, tmp_path / "next", accept)
+    made = Bundle.open(tmp_path / "next").calibration
+    assert made.settings == parent.calibration.settings
+    assert made.tasks == parent.calibration.tasks, "so few rows are no reason for other curves"
 
 
 def test_the_same_update_gives_the_same_bytes(bundle, samples, tmp_path, accept):

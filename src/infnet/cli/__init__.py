@@ -8,6 +8,7 @@ import sys
 import typer
 
 from infnet import __version__
+from infnet.cli.ab import ab_app
 from infnet.cli.ablate import ablate_command
 from infnet.cli.benchmark import benchmark_command
 from infnet.cli.conflicts import conflicts_command
@@ -47,6 +48,7 @@ app.command("rank")(rank_command)
 app.command("serve")(serve_command)
 app.command("update")(update_command)
 app.command("publish")(publish_command)
+app.add_typer(ab_app, name="ab")
 app.command("tune")(tune_command)
 app.command("benchmark")(benchmark_command)
 app.command("ablate")(ablate_command)

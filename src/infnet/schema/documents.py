@@ -151,7 +151,7 @@ def known_fields(kind: type[BaseModel], loc: Location) -> list[str]:
     for part in loc[:-1]:
         inside = [model for one in here for model in _inside(one, part)]
         here = inside or here
-    return sorted({name for model in here for name in model.model_fields})
+    return sorted({field.alias or name for model in here for name, field in model.model_fields.items()})
 
 
 def _inside(kind: type[BaseModel], part: int | str) -> Iterator[type[BaseModel]]:
