@@ -17,6 +17,8 @@ from infnet.experiments.user_table import DAY_MS, UserTable, user_table
 __all__ = ["Plan", "PowerSettings", "Window", "plan", "plan_from_log"]
 
 _WINDOWS = (1, 2, 3, 5, 7, 10, 14, 21, 28)
+_FEWEST = 4
+"""Users of two variants that a test can be made with."""
 
 
 class PowerSettings(BaseModel):
@@ -99,18 +101,26 @@ def _plans(
         windows, needed, mean = [], 0, 0.0
         for days, (table, group) in groups.items():
             usable = _usable(metric, group, table)
-            reached = max(4, int(table.users.height * settings.coverage))
-            pair = max(4, reached * 2 // settings.num_variants)
+            reached = max(_FEWEST, int(table.users.height * settings.coverage))
+            pair = max(_FEWEST, reached * 2 // settings.num_variants)
             solver = {"alpha": alpha, "power": settings.power}
             found = tea_metric(metric, usable, n_obs=pair, **solver).solve_power_from_aggregates(group)
             windows.append(Window(days, reached, abs(float(found[0].rel_effect_size))))
-            found = tea_metric(metric, usable, rel_effect_size=settings.effect, **solver)
-            needed = int(found.solve_power_from_aggregates(group, "n_obs")[0].n_obs)
-            needed = needed * settings.num_variants // 2
+            needed = _needed(metric, usable, group, settings, alpha) * settings.num_variants // 2
             (m,) = moments(metric, [group], usable)
             mean = m.mean
         plans.append(Plan(metric, mean, windows, needed, _days(windows, needed, settings.effect)))
     return plans
+
+
+def _needed(metric: MetricSpec, usable: list[str], group: Any, settings: PowerSettings, alpha: float) -> int:
+    """Users of two variants that it takes to find the effect."""
+    solver = {"alpha": alpha, "rel_effect_size": settings.effect}
+    least = tea_metric(metric, usable, n_obs=_FEWEST, **solver).solve_power_from_aggregates(group, "power")
+    if least[0].power >= settings.power:
+        return _FEWEST
+    found = tea_metric(metric, usable, power=settings.power, **solver).solve_power_from_aggregates(group, "n_obs")
+    return int(found[0].n_obs)
 
 
 def _usable(metric: MetricSpec, group: Any, table: UserTable) -> list[str]:
