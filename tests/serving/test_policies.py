@@ -7,6 +7,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 
 from infnet.errors import DataError, InfnetError, SpecError
@@ -198,6 +199,7 @@ def settings(bundle, other_bundle, tmp_path, policy_path):
         events=tmp_path / "events",
         policy=policy_path,
         experiments=tmp_path / "experiments.yaml",
+        deadline_ms=10_000,
     )
 
 
@@ -277,6 +279,12 @@ def test_a_policy_that_the_model_cannot_serve_is_told_before_anything_is_made(se
     assert not settings.state.exists()
 
 
+def test_auctions_are_not_held_and_that_is_told(settings):
+    settings.policy.write_text(POLICY + "ads: {bid: price, click: p_click}\n")
+    with pytest.raises(SpecError, match=r"policy.yaml: the service holds no auctions; leave out 'ads'"):
+        System.open(settings)
+
+
 def test_items_may_be_given_fields_of_policies(settings):
     system = System.open(settings)
     system.put_item("1", {"price_now": 4, "rank": 3})
@@ -284,3 +292,76 @@ def test_items_may_be_given_fields_of_policies(settings):
     with pytest.raises(DataError, match="'prize' is no feature that is set per item while serving; these are: rank"):
         system.put_item("1", {"prize": 4})
     system.close()
+
+
+def rule(text):
+    return POLICY + f"constraints: [{text}]\n"
+
+
+@pytest.fixture
+def with_policy(bundle, tmp_path):
+    made = []
+
+    def make(text, **options):
+        path = tmp_path / "rules.yaml"
+        path.write_text(text)
+        made.append(Parts(bundle, tmp_path, policy=PolicyFile(path, holder_of(bundle)), **options))
+        return made[-1]
+
+    yield make
+    for parts in made:
+        parts.close()
+
+
+def test_pages_keep_the_policys_rules_and_say_why(with_policy):
+    parts = with_policy(rule("{at_most: 1, per: author, within: 3}"))
+    authors = {"1": "a", "2": "a", "3": "b", "4": "c"}
+    prices = {"1": 9, "2": 8, "3": 1, "4": 0}
+    reply = parts.answer(
+        items=[1, 2, 3, 4],
+        item_features={"price_now": [*prices.values()], "author": [*authors.values()]},
+        explain=True,
+    )
+    by_score = sorted(reply.items, key=lambda item: -item.score)
+    shown = [authors[item.item_id] for item in reply.items]
+    assert all(len({*shown[i : i + 3]}) == 3 for i in range(2))
+    assert [item.item_id for item in reply.items] != [item.item_id for item in by_score]
+    assert any("held back by at_most 1 per author within 3" in item.notes for item in reply.items)
+    assert parts.served()[0]["fields"]["author"] == shown
+
+
+def test_items_below_a_floor_are_not_shown(with_policy):
+    reply = with_policy(rule("{floor: price, at_least: 2}")).answer(
+        items=[1, 2, 3], item_features={"price_now": [1, 2, 3]}
+    )
+    assert {item.item_id for item in reply.items} == {"2", "3"}
+
+
+def test_items_are_compared_by_what_the_model_makes_of_them(with_policy, bundle):
+    parts = with_policy(POLICY + "diversity: {method: mmr, strength: 0.9}\n")
+    vectors = parts.holder.live.item_vectors(bundle.items.find(["1", "2", "none"]))
+    assert vectors.shape[0] == 3
+    assert (vectors[2] == 0).all()
+    assert np.linalg.norm(vectors[:2], axis=1).min() > 0
+    plain = parts.answer(items=range(1, 31), by="click")
+    diverse = parts.answer(items=range(1, 31), explain=True)
+    assert {item.item_id for item in diverse.items} == {item.item_id for item in plain.items}
+    assert any("mmr 0.9" in note for item in diverse.items for note in item.notes)
+
+
+def test_rules_are_the_first_that_goes_for_want_of_time(with_policy):
+    parts = with_policy(rule("{floor: price, at_least: 2}"))
+    parts.service.costs.rerank_s = 60.0
+    reply = parts.answer(items=[1, 2, 3], item_features={"price_now": [1, 2, 3]})
+    assert reply.degraded == ["skipped_reranking"]
+    assert len(reply.items) == 3
+    assert parts.served()[0]["degraded"] == ["skipped_reranking"]
+    for _ in range(400):
+        reply = parts.answer(items=[1, 2, 3], item_features={"price_now": [1, 2, 3]})
+    assert reply.degraded == []
+
+
+def test_a_random_order_is_told(with_policy):
+    parts = with_policy(rule("{floor: price, at_least: 9}") + "exploration: {share: 1}\n")
+    reply = parts.answer(items=[1, 2], explain=True)
+    assert [item.notes for item in reply.items] == [["the order was left to chance"]] * 2

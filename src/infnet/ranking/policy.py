@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from infnet.data.layout import TaskLayout
 from infnet.errors import DataError, SpecError, did_you_mean
+from infnet.ranking.ads.sales import AdSales
 from infnet.ranking.combine import combine, normalise
 from infnet.ranking.formula import Formula
 from infnet.ranking.interval import Interval, IntervalError
 from infnet.ranking.policy_spec import InputSpec, Objective, PolicySpec
+from infnet.ranking.rerank.inputs import Inputs
+from infnet.ranking.rerank.page import Reranker
 from infnet.schema.documents import Document, read_text
 
 __all__ = ["Policy", "Scored"]
@@ -76,9 +79,16 @@ class Policy:
             self._formula(segment.when, {n: i for n, i in known.items() if i.request}, "segments", index, "when")
             for index, segment in enumerate(spec.segments)
         ]
+        self.ranges = {name: Interval(*self._range(each, kinds)) for name, each in known.items()}
+        inputs = Inputs(self.ranges, self._place)
+        self.ads = None if spec.ads is None else AdSales(spec.ads, inputs)
+        """Sells positions to ads. Like the re-ranker it reads the columns of :class:`Scored`."""
+        ad_field = "is_ad" if spec.ads is None else spec.ads.field
+        self.reranker = Reranker(spec.constraints, spec.diversity, inputs, ad_field=ad_field)
+        """Makes pages of what is scored."""
         used = {name for formula in (*self._formulas.values(), *self._segments) for name in formula.names}
+        used.update(self.reranker.names, () if self.ads is None else self.ads.names)
         self.inputs: Mapping[str, InputSpec] = {name: known[name] for name in known if name in used}
-        self._ranges = {name: Interval(*self._range(each, kinds)) for name, each in self.inputs.items()}
         self.bounds = {name: self._bound(name, objective) for name, objective in spec.objectives.items()}
         """By objective, what its formula can come to."""
         for index, when in enumerate(self._segments):
@@ -104,7 +114,9 @@ class Policy:
     @property
     def item_fields(self) -> tuple[str, ...]:
         """Fields of candidates that it reads."""
-        return tuple(dict.fromkeys(each.item for each in self.inputs.values() if each.item))
+        read = (each.item for each in self.inputs.values() if each.item)
+        of_ads = () if self.ads is None else self.ads.item_fields
+        return tuple(dict.fromkeys([*read, *self.reranker.item_fields, *of_ads]))
 
     @property
     def request_fields(self) -> tuple[str, ...]:
@@ -162,7 +174,7 @@ class Policy:
             else:
                 assert each.request is not None
                 raw = np.array(_number(request.get(each.request), each.request, each.default), dtype=np.float64)
-            columns[name] = np.clip(raw, self._ranges[name].low, self._ranges[name].high)
+            columns[name] = np.clip(raw, self.ranges[name].low, self.ranges[name].high)
         return columns
 
     def _formula(self, text: str, known: Mapping[str, InputSpec], *loc: int | str) -> Formula:
@@ -181,7 +193,7 @@ class Policy:
 
     def _checked(self, formula: Formula, *loc: int | str) -> Interval:
         try:
-            return formula.bound(self._ranges)
+            return formula.bound(self.ranges)
         except IntervalError as error:  # pragma: no cover - a formula tells it as a SpecError
             raise self._error(str(error), *loc) from error
 

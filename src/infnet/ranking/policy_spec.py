@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from infnet.ranking.ads.spec import Ads
+from infnet.ranking.rerank.spec import Constraint, Diversity
 
 __all__ = ["Combination", "Exploration", "InputSpec", "Normalisation", "Objective", "PolicySpec", "Segment"]
 
@@ -89,8 +92,10 @@ class PolicySpec(_Declared):
     """Of each objective over the candidates of a request, before it is weighted."""
     segments: tuple[Segment, ...] = ()
     """The first that fits a request decides."""
-    constraints: tuple[dict[str, Any], ...] = ()
-    diversity: dict[str, Any] | None = None
+    constraints: tuple[Constraint, ...] = ()
+    """The first ones are the last to be given up where a page cannot keep them all."""
+    diversity: Diversity | None = None
+    ads: Ads | None = None
     exploration: Exploration = Exploration(share=0.0)
 
     @field_validator("objectives")

@@ -8,10 +8,13 @@ from typing import Literal, TypeAlias
 
 __all__ = ["DEGRADATIONS", "Costs", "Degradation", "Plan"]
 
-Degradation: TypeAlias = Literal["capped_candidates", "last_known_features", "popularity_order"]
-DEGRADATIONS: tuple[Degradation, ...] = ("capped_candidates", "last_known_features", "popularity_order")
-"""What is left out when time runs short, first to last: score only the candidates with the highest prior score; do not
-ask the feature store; do not ask the model."""
+Degradation: TypeAlias = Literal["skipped_reranking", "capped_candidates", "last_known_features", "popularity_order"]
+DEGRADATIONS: tuple[Degradation, ...] = (
+    *("skipped_reranking", "capped_candidates"),
+    *("last_known_features", "popularity_order"),
+)
+"""What is left out when time runs short, first to last: order by the policy's scores alone; score only the candidates
+with the highest prior score; do not ask the feature store; do not ask the model."""
 
 _LEAST_CANDIDATES = 20
 _SAFETY = 1.5
@@ -45,6 +48,8 @@ class Costs:
         self.base_s = 0.001
         """Of a request whatever its size."""
         self.candidate_s = 8e-6
+        self.rerank_s = 0.002
+        """Of making a page of what is scored."""
         self.service_s = 0.005
         """Of a worker per request, all stages."""
 
@@ -58,6 +63,17 @@ class Costs:
             self.candidate_s = _moved(self.candidate_s, max(0.0, seconds - self.base_s) / num_candidates)
         else:
             self.base_s = _moved(self.base_s, seconds)
+
+    def reranked(self, seconds: float) -> None:
+        """Count the making of one page."""
+        self.rerank_s = _moved(self.rerank_s, seconds)
+
+    def may_rerank(self, left_s: float) -> bool:
+        """Whether there is time for making a page."""
+        if left_s >= _SAFETY * self.rerank_s:
+            return True
+        self.rerank_s *= _EASE
+        return False
 
     def served(self, seconds: float) -> None:
         """Count all that a worker did for one request."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infnet.ranking.rerank.page import Page
 from infnet.serving.ticket import Prepared
 
 __all__ = ["Decision", "decide"]
@@ -27,14 +28,30 @@ class Decision:
     policy_version: str = ""
     is_random: bool = False
     """Whether every order was as likely as any other."""
+    page: Page | None = None
+    """What re-ranking made of the scores."""
 
     def explained(self) -> list[dict[str, float]]:
         """Each objective's part in the score, of each candidate in the order."""
         columns = [part[self.order].tolist() for part in self.parts.values()]
         return [dict(zip(self.parts, row, strict=True)) for row in zip(*columns, strict=True)] or [{}] * len(self.order)
 
+    def notes(self) -> list[list[str]]:
+        """Why each item of the order stands higher or lower than its score."""
+        if self.page is None:
+            return [["the order was left to chance"] if self.is_random else []] * len(self.order)
+        return [[*notes] for notes in self.page.notes]
 
-def decide(prepared: Prepared, predictions: NDArray[np.floating], tasks: Sequence[str], by: str | None) -> Decision:
+
+def decide(
+    prepared: Prepared,
+    predictions: NDArray[np.floating],
+    tasks: Sequence[str],
+    by: str | None,
+    *,
+    vectors: Callable[[], NDArray[np.floating]],
+    may_rerank: Callable[[], bool] = lambda: True,
+) -> Decision:
     """Order the candidates of a request.
 
     Args:
@@ -42,6 +59,8 @@ def decide(prepared: Prepared, predictions: NDArray[np.floating], tasks: Sequenc
         predictions: (N, T) what the model predicts.
         tasks: Names of the T tasks.
         by: A task whose prediction is the score.
+        vectors: Gives (N, D) of the candidates' items.
+        may_rerank: Asked when there are scores; without time, they alone make the order.
 
     Raises:
         DataError: A field that the policy reads is no number.
@@ -57,9 +76,21 @@ def decide(prepared: Prepared, predictions: NDArray[np.floating], tasks: Sequenc
     is_random = drawn < policy.spec.exploration.share
     if is_random:
         order = np.random.default_rng(int(drawn * 2**53)).permutation(len(scored.scores))[:limit]
-    else:
+        return Decision(order, scored.scores, scored.parts, policy.version, is_random=True)
+    reranker, has_rules = policy.reranker, bool(policy.spec.constraints) or policy.spec.diversity is not None
+    if not has_rules or not may_rerank():
+        if has_rules:
+            ticket.degraded.add("skipped_reranking")
         order = np.argsort(-scored.scores, kind="stable")[:limit]
-    return Decision(order, scored.scores, scored.parts, policy.version, is_random)
+        return Decision(order, scored.scores, scored.parts, policy.version)
+    page = reranker.order(
+        scored.scores,
+        scored.columns,
+        prepared.fields,
+        len(scored.scores) if limit is None else limit,
+        vectors() if reranker.wants_vectors else None,
+    )
+    return Decision(page.places, scored.scores, scored.parts, policy.version, page=page)
 
 
 def _drawn(request_id: str) -> float:

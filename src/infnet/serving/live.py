@@ -94,6 +94,17 @@ class LiveModel:
         features = self.ranker.bundle.encoder.features.values()
         return tuple(f.name for f in features if f.side == "candidate" and f.reads == "column")
 
+    def item_vectors(self, items: NDArray[np.integer]) -> NDArray[np.floating]:
+        """(N, D) what the model makes of each item's own features, by which items are compared.
+
+        Args:
+            items: (N,) item indices; the unknown one, 0, is like no other.
+        """
+        tokens = self.ranker.bundle.engine_tables.tokens.take(items)
+        vectors: NDArray[np.floating] = tokens.reshape(len(items), -1)
+        vectors[items == 0] = 0.0
+        return vectors
+
     @property
     def prior(self) -> NDArray[np.float32]:
         """(num_items,) a score of each item for anyone."""

@@ -59,7 +59,12 @@ class PolicyFile:
             self._thread.join()
 
     def _load(self) -> Policy:
-        return Policy.load(self.path, self._holder.live.ranker.bundle.layout.tasks)
+        policy = Policy.load(self.path, self._holder.live.ranker.bundle.layout.tasks)
+        if policy.ads is not None:
+            raise SpecError(
+                f"{self.path}: the service holds no auctions; leave out 'ads', and weigh bids in an objective"
+            )
+        return policy
 
     def _check(self, model: LiveModel) -> None:
         try:

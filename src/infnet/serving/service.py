@@ -209,14 +209,27 @@ class RankingService:
             check_task(model, by)  # once more: the model may be another one than when it was admitted
         elif prepared.policy is None and self._by in tasks:
             by = self._by
-        decision = decide(prepared, predictions, tasks, by)
+        decision = decide(
+            prepared,
+            predictions,
+            tasks,
+            by,
+            vectors=lambda: model.item_vectors(prepared.encoded.items),
+            may_rerank=lambda: self.costs.may_rerank(ticket.deadline - time.perf_counter()),
+        )
+        if decision.page is not None:
+            ticket.seconds["rerank"] = time.perf_counter() - started
+            self.costs.reranked(ticket.seconds["rerank"])
         order = decision.order
         places, chosen = prepared.places[order], predictions[order]
-        parts = decision.explained() if ticket.body.explain else [{}] * len(order)
+        parts: list[dict[str, float]] = [{}] * len(order)
+        notes: list[list[str]] = [[]] * len(order)
+        if ticket.body.explain:
+            parts, notes = decision.explained(), decision.notes()
         items = [
-            ItemReply(ticket.items[place], score, dict(zip(tasks, row, strict=True)), part)
-            for place, score, row, part in zip(
-                places.tolist(), decision.scores[order].tolist(), chosen.tolist(), parts, strict=True
+            ItemReply(ticket.items[place], score, dict(zip(tasks, row, strict=True)), part, note)
+            for place, score, row, part, note in zip(
+                places.tolist(), decision.scores[order].tolist(), chosen.tolist(), parts, notes, strict=True
             )
         ]
         # From here on this is the answer, even if the log takes so long that the time is over before.
