@@ -1,16 +1,20 @@
 """Effects against the formulas written out, and against simulated truths."""
 
 import math
+import sys
 
 import numpy as np
 import polars as pl
 import pytest
+import tea_tasting
 from scipy.stats import chisquare, norm, ttest_ind
 
-from infnet.errors import DataError
+from infnet.errors import DataError, SpecError
 from infnet.evaluation.significance import holm
 from infnet.experiments.analysis import analyse, daily_effects, sample_ratio_p
+from infnet.experiments.comparison import fieller
 from infnet.experiments.metrics import MetricSpec
+from infnet.experiments.moments import Moments
 from infnet.experiments.sequential import sequential_half_width, sequential_p
 from infnet.experiments.settings import AnalysisSettings
 from infnet.experiments.spec import Experiment
@@ -70,9 +74,60 @@ def test_the_pre_period_narrows_an_interval_as_theory_says():
     assert (adjusted.high - adjusted.low) / (plain.high - plain.low) == pytest.approx(adjusted.narrowed, abs=0.02)
 
 
+def test_a_ratio_is_adjusted_by_what_users_did_before_as_its_formula_says():
+    frame = users(lift=0.1, before=True)
+    parts = []
+    for shown, clicked in (("impressions", "click"), ("impressions_before", "click_before")):
+        rows = [(frame.filter(pl.col("variant") == name)) for name in ("control", "new")]
+        ratio = frame[clicked].sum() / frame[shown].sum()
+        parts.append((rows, shown, clicked, ratio))
+    # Of all users, linearised around the ratio of all.
+    linear = [
+        ((frame[clicked] - ratio * frame[shown]) / frame[shown].mean()).to_numpy() for _, shown, clicked, ratio in parts
+    ]
+    slope = np.cov(*linear)[0, 1] / linear[1].var(ddof=1)
+    means, errors = [], []
+    for name in ("control", "new"):
+        own = frame.filter(pl.col("variant") == name)
+        ratios = [own[clicked].sum() / own[shown].sum() for _, shown, clicked, _ in parts]
+        one, before = (
+            ((own[clicked] - ratio * own[shown]) / own[shown].mean()).to_numpy()
+            for ratio, (_, shown, clicked, _) in zip(ratios, parts, strict=True)
+        )
+        means.append(ratios[0] - slope * (ratios[1] - parts[1][3]))
+        errors.append(np.var(one - slope * before, ddof=1) / own.height)
+    (found,) = [e.compared for e in analysed(frame, [CTR], AnalysisSettings(looks="fixed")).effects]
+    assert (found.control, found.treatment) == pytest.approx(tuple(means))
+    z = (means[1] - means[0]) / math.sqrt(sum(errors))
+    assert norm.isf(found.p_value / 2) == pytest.approx(z, rel=0.01)
+    assert found.narrowed < 0.9
+
+
+def test_statistics_are_those_of_tea_tasting():
+    frame = users(lift=0.1, before=True)
+    metric = tea_tasting.RatioOfMeans("click", "impressions", "click_before", "impressions_before")
+    (tea,) = tea_tasting.Experiment(ctr=metric).analyze(frame.drop("user_id"), control="control").values()
+    (found,) = [e.compared for e in analysed(frame, [CTR], AnalysisSettings(looks="fixed")).effects]
+    assert found.p_value == pytest.approx(tea.pvalue)
+    assert found.relative == pytest.approx(tea.rel_effect_size)
+    # Fieller's interval there, the logarithm's here: alike where the effect is small beside the mean.
+    assert (found.low, found.high) == pytest.approx(
+        (tea.rel_effect_size_ci_lower, tea.rel_effect_size_ci_upper), abs=0.005
+    )
+
+
+def test_a_relative_interval_holds_the_ratios_that_are_not_rejected():
+    control, treatment = Moments(100, 2.0, 9.0), Moments(150, 2.5, 16.0)
+    for ratio in fieller(control, treatment, 1.96):
+        error = treatment.squared_error + (1 + ratio) ** 2 * control.squared_error
+        assert abs(2.5 - (1 + ratio) * 2.0) == pytest.approx(1.96 * math.sqrt(error))
+    assert fieller(Moments(100, 0.5, 9.0), treatment, 1.96) == (None, None)  # the control may be at 0
+    assert fieller(Moments(100, -2.0, 9.0), treatment, 1.96) == (None, None)
+
+
 def test_known_effects_are_inside_their_intervals_and_absent_ones_are_not_found():
     covered, rejected = [], []
-    for seed in range(120):
+    for seed in range(80):
         for lift, into in ((0.1, covered), (0.0, rejected)):
             effects = [e.compared for e in analysed(users(800, lift, seed), settings=FIXED).effects]
             into += [e.low <= lift <= e.high if lift else e.p_value < 0.05 for e in effects]
@@ -121,6 +176,23 @@ def test_a_guardrail_holds_is_harmed_or_is_unclear():
         )
         found = analysed(users(3000 if lift else 400, lift), [CTR, metric])
         assert found.effects[1].state == state, lift
+
+
+@pytest.mark.parametrize("looks", ["fixed", "sequential"])
+def test_a_guardrail_below_zero_is_harmed_by_what_is_lower_still(looks):
+    metric = MetricSpec.model_validate({"name": "profit", "numerator": "click", "is_guardrail": True, "margin": 0.1})
+    settings = AnalysisSettings(looks=looks, cuped=False)
+    for shift, state in ((0.0, "held"), (-0.2, "harmed")):
+        frame = users(20_000).with_columns(
+            click=pl.col("click") * 0.01 - 1 + pl.when(pl.col("variant") == "new").then(shift).otherwise(0.0)
+        )
+        assert analysed(frame, [CTR, metric], settings).effects[1].state == state
+
+
+@pytest.mark.parametrize("number", [0.1, 7.7, 1e6 / 3])
+def test_a_metric_that_is_the_same_for_everybody_says_nothing(number):
+    frame = users().with_columns(click=number)
+    assert [e.state for e in analysed(frame, [CLICKS]).effects] == ["no data"]
 
 
 @pytest.mark.parametrize("metric", [CLICKS, CTR])
@@ -173,3 +245,19 @@ def test_effects_of_days_add_up_to_the_effect_of_all():
     assert found[-1].fixed.relative == pytest.approx(analysis.effects[0].compared.relative)
     assert found[-1].fixed.p_value == pytest.approx(analysis.effects[0].compared.p_value)
     assert found[-1].sequential.p_value > found[-1].fixed.p_value
+
+
+def test_effects_of_days_are_adjusted_only_if_the_others_are():
+    frame = users(600, before=True).with_columns(first_ms=pl.lit(20_000 * DAY_MS))
+    days = frame.select("user_id", "click", "impressions", day=pl.lit(20_000))
+    for cuped in (False, True):
+        analysis = analyse(UserTable("users", frame, days), EXPERIMENT, [CTR], AnalysisSettings(cuped=cuped))
+        (found,) = daily_effects(analysis, CTR, "new")
+        assert found.sequential.relative == pytest.approx(analysis.effects[0].compared.relative)
+        assert (found.sequential.narrowed < 1) is cuped
+
+
+def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tea_tasting.aggr", None)
+    with pytest.raises(SpecError, match=r"tea-tasting, which is not here: pip install 'infnet\[experiments\]'"):
+        analysed(users())

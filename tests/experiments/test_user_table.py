@@ -49,6 +49,15 @@ def test_what_counts_begins_with_the_first_request_under_the_experiment(write_lo
     assert (found["click_before"], found["impressions_before"], found["requests_before"]) == (1, 1, 1)
 
 
+def test_an_event_with_a_value_of_0_did_not_happen(write_log):
+    path = write_log(
+        [("r1", "anna", START, "new"), ("r2", "otto", START, "control")],
+        [("e1", "r1", "click", START + 1, 0.0), ("e2", "r1", "click", START + 2, 1.0), ("e3", "r1", "watch", START, 0)],
+    )
+    found = row(table(path, metrics=[*METRICS, parse_metric("watch")]), "anna")
+    assert (found["click"], found["watch"], found["watch.value"]) == (1, 0, 0)
+
+
 def test_the_pre_period_has_a_length(write_log):
     path = write_log(
         [("r0", "anna", START - 3 * DAY, None), ("r1", "anna", START, "new"), ("r2", "otto", START, "control")]
@@ -73,7 +82,7 @@ def test_events_count_once_and_not_before_their_request(write_log):
         0,
         1,
     )
-    assert ExperimentLog.read(path, "e").strayed == 1
+    assert found.strayed == 1
 
 
 def test_who_was_seen_in_two_variants_or_in_an_unknown_one_is_left_out_and_told(write_log):
@@ -91,6 +100,12 @@ def test_who_was_seen_in_two_variants_or_in_an_unknown_one_is_left_out_and_told(
     assert found.users["user_id"].to_list() == ["anna", "eve"]
     assert (found.crossed, found.unknown, found.forced) == (1, {"nwe": 1}, 1)
     assert found.counts(EXPERIMENT) == {"control": 1, "new": 1}
+
+
+def test_forced_users_alone_are_nobody(write_log):
+    path = write_log([("r1", "tester", START, "new")])
+    with pytest.raises(DataError, match="no user but forced ones was served under 'e' between its start and its end"):
+        table(path)
 
 
 def test_a_variant_without_users_is_an_error_that_says_who_there_is(write_log):
@@ -124,6 +139,22 @@ def test_days_and_returns_are_measures(write_log):
     assert (found["active_days"], found["returned_next_day"], found["degraded"]) == (3, 1, 0)
 
 
+def test_what_was_before_knows_nothing_of_a_return_after(write_log):
+    noon = DAY // 2
+    path = write_log(
+        [
+            ("r0", "anna", START, None),
+            ("r1", "anna", START + noon, "new"),
+            ("r2", "anna", START + DAY, "new"),
+            ("r3", "otto", START, None),
+            ("r4", "otto", START + DAY + noon, "control"),
+        ]
+    )
+    found = table(path, metrics=[parse_metric("returned_next_day")])
+    assert (row(found, "anna")["returned_next_day"], row(found, "anna")["returned_next_day_before"]) == (1, 0)
+    assert (row(found, "otto")["returned_next_day"], row(found, "otto")["returned_next_day_before"]) == (0, 1)
+
+
 def test_degraded_answers_are_counted(tmp_path, write_log):
     path = write_log([("r1", "anna", START, "new"), ("r3", "otto", START, "control")])
     file = path / "served/w-000000000000.ndjson"
@@ -137,6 +168,8 @@ def test_segments_are_those_of_the_first_request(write_log):
     assert row(table(path, segments=["tab"]), "anna")["tab"] == "1"
     with pytest.raises(DataError, match="no request has 'tba' in its context or among its user's features"):
         ExperimentLog.read(path, "e", ["tba"])
+    with pytest.raises(DataError, match="segment 'variant' has the name of another column"):
+        user_table(ExperimentLog.read(path, "e"), EXPERIMENT, METRICS, segments=["variant"])
 
 
 def test_damaged_lines_are_told_and_a_line_that_is_being_written_is_not(write_log):
@@ -153,6 +186,10 @@ def test_a_misspelt_event_is_not_the_same_as_a_rare_one(write_log):
     with pytest.raises(DataError, match="no event is of type 'clik'; did you mean 'click'"):
         table(path, metrics=[parse_metric("clik")])
     assert row(table(path, metrics=[parse_metric("purchase")]), "anna")["purchase"] == 0
+    path = write_log([], [("e2", "r1", "like", START + 5, 1.0)])
+    assert row(table(path, metrics=[parse_metric("dislike")]), "anna")["dislike"] == 0
+    with pytest.raises(DataError, match="did you mean 'requests'"):
+        table(path, metrics=[parse_metric("request")])
 
 
 def test_what_is_no_log_is_told(tmp_path, write_log):

@@ -217,11 +217,12 @@ def _metrics(
     """Those named, those declared, or the default."""
     declared = {} if experiment is None else {m.name: m for m in experiment.metrics}
     chosen = [declared[text] if text in declared else parse_metric(text) for text in texts or []]
+    chosen = chosen or list(declared.values()) or list(default)
     names = [m.name for m in chosen]
     for name in names:
         if names.count(name) > 1:
-            raise SpecError(f"--metric: '{name}' is given twice; give each metric its own name, as NAME=...")
-    return chosen or list(declared.values()) or list(default)
+            raise SpecError(f"two metrics are called '{name}'; give each its own name, as --metric NAME=...")
+    return chosen
 
 
 def _plan_json(plan_: dict[str, object], metric: MetricSpec) -> dict[str, object]:

@@ -98,15 +98,14 @@ def analyse(
     settings = settings or AnalysisSettings()
     table.check_variants(experiment)
     counts = table.counts(experiment)
-    users = table.users if settings.cuped else table.users.select(~pl.selectors.ends_with(PRE_PERIOD))
     treatments = [name for name in experiment.weights if name != experiment.resolved_control]
     pairs = [(metric, variant) for variant in treatments for metric in metrics]
     analysis = Analysis(experiment, settings, table, counts, sample_ratio_p(experiment, counts), [], [])
-    analysis.effects.extend(_judged(analysis, _compared(users, experiment, pairs, settings, None)))
+    analysis.effects.extend(_judged(analysis, _compared(table.users, experiment, pairs, settings, None)))
     deciding = [pair for pair in pairs if not pair[0].is_guardrail]
     found = [
         effect
-        for segment, rows in _segments(users, segments, settings.max_segment_values)
+        for segment, rows in _segments(table.users, segments, settings.max_segment_values)
         for effect in _compared(rows, experiment, deciding, settings, segment)
     ]
     analysis.segments.extend(_judged(analysis, found))
@@ -136,11 +135,11 @@ def daily_effects(analysis: Analysis, metric: MetricSpec, variant: str) -> list[
     users = table.users.filter(pl.col("variant").is_in([control, variant])).sort("first_ms", "user_id")
     columns = [measure.column for measure in metric.measures]
     place = users.select("user_id", row=pl.int_range(pl.len()))
-    rows = days.select("user_id", "day", *columns).join(place, on="user_id", maintain_order="left")
+    rows = days.select("user_id", "day", *columns).join(place, on="user_id").sort("day", "row")
     first_day = (users["first_ms"] // DAY_MS).to_numpy()
     sums, found = np.zeros((users.height, len(columns))), list[DayEffect]()
-    for day in range(rows["day"].to_numpy().min(), rows["day"].to_numpy().max() + 1):
-        today = rows.filter(pl.col("day") == day)
+    for today in rows.partition_by("day", maintain_order=True):
+        day = int(today["day"][0])
         sums[today["row"].to_numpy()] += today.select(columns).to_numpy()  # a user has one row a day
         seen = int(np.searchsorted(first_day, day, side="right"))
         until = users[:seen].with_columns(pl.Series(name, sums[:seen, i]) for i, name in enumerate(columns))
@@ -168,6 +167,8 @@ def _compared(
     segment: tuple[str, str] | None,
 ) -> list[Effect]:
     """Effects that are not judged yet."""
+    if not settings.cuped:
+        users = users.select(~pl.selectors.ends_with(PRE_PERIOD))
     groups: dict[str, Any] = aggregates(users, list({m.name: m for m, _ in pairs}.values())) if users.height else {}
     control, effects = groups.get(experiment.resolved_control), []
     for metric, variant in pairs:

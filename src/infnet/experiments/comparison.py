@@ -57,7 +57,7 @@ def compare(
         return None
     c, t = moments(metric, (control, treatment), usable)
     variance = c.squared_error + t.squared_error
-    if not (math.isfinite(variance) and variance > 0):
+    if not (c.has_spread or t.has_spread):
         return None
     raw = sum(m.squared_error for m in moments(metric, (control, treatment), _without_pre(metric, usable)))
     if settings.looks == "fixed":
@@ -109,7 +109,7 @@ def fieller(control: Moments, treatment: Moments, critical: float) -> tuple[floa
 def _guarded(metric: MetricSpec, c: Moments, t: Moments, settings: AnalysisSettings) -> tuple[float, float]:
     """P-values against the margin, one-sided: non-inferiority, and its opposite."""
     sign = 1 if metric.better == "higher" else -1
-    bound = 1 - sign * metric.tolerated  # of treatment / control
+    bound = 1 - math.copysign(metric.tolerated, sign * c.mean)  # of treatment / control
     spared = sign * (t.mean - bound * c.mean)  # below 0: harm beyond the margin
     variance = t.squared_error + bound**2 * c.squared_error
     if settings.looks == "fixed":

@@ -37,8 +37,8 @@ _EXAMPLE = "click/impressions or watch_time.value"
 class Measure(BaseModel):
     """One number per user: a sum over his events, or a measure of :data:`LOG_MEASURES`.
 
-    Written as a text it is the latter's name, ``click`` for the number of events of that type, or ``watch_time.value``
-    for the sum of their values.
+    Written as a text it is the latter's name, ``click`` for the number of events of that type with a value over 0 (one
+    of 0 did not happen), or ``watch_time.value`` for the sum of their values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -7,6 +7,7 @@ statistics are those of tea-tasting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Moments", "aggregates", "load_tea_tasting", "moments", "tea_metric", "usable_columns"]
+
+_ROUNDING = 1e-6
+"""Of a standard deviation beside the mean."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Moments:
     def squared_error(self) -> float:
         """Variance of the mean."""
         return self.variance / self.count
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether users differ; where they do not, sums leave a variance of rounding errors."""
+        return math.isfinite(self.variance) and math.sqrt(self.variance) > _ROUNDING * abs(self.mean)
 
 
 def load_tea_tasting() -> ModuleType:

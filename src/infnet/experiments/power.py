@@ -1,24 +1,28 @@
-"""Before an experiment: how small an effect it can find, how many users it needs, and how many days that takes."""
+"""Before an experiment: how small an effect it can find, how many users it needs, and how many days that takes.
+
+A variant needs ``2 (z_{1 - alpha / 2} + z_power)^2 variance / difference^2`` users, alpha being shared by all metrics
+that decide and by all treatments.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infnet.errors import DataError
 from infnet.experiments.experiment_log import ExperimentLog
 from infnet.experiments.metrics import MetricSpec
-from infnet.experiments.moments import aggregates, moments, tea_metric, usable_columns
+from infnet.experiments.moments import aggregates, moments, usable_columns
 from infnet.experiments.user_table import DAY_MS, UserTable, user_table
 
 __all__ = ["Plan", "PowerSettings", "Window", "plan", "plan_from_log"]
 
 _WINDOWS = (1, 2, 3, 5, 7, 10, 14, 21, 28)
-_FEWEST = 4
-"""Users of two variants that a test can be made with."""
+_NORMAL = NormalDist()
 
 
 class PowerSettings(BaseModel):
@@ -76,6 +80,8 @@ def plan(table: UserTable, metrics: Sequence[MetricSpec], settings: PowerSetting
 def plan_from_log(log: ExperimentLog, metrics: Sequence[MetricSpec], settings: PowerSettings) -> list[Plan]:
     """From the last days of an event log: windows of several lengths, each as an experiment would have seen it.
 
+    A history of at least twice the pre-period leaves one before the longest window.
+
     The log is read with no experiment (:meth:`ExperimentLog.read`).
 
     Raises:
@@ -83,9 +89,10 @@ def plan_from_log(log: ExperimentLog, metrics: Sequence[MetricSpec], settings: P
     """
     times = log.requests["time_ms"].to_numpy()
     span = max(1, round(float(times.max() - times.min()) / DAY_MS))
+    reach = span - settings.pre_days if span >= 2 * settings.pre_days else span
     tables: dict[int | None, UserTable] = {}
     for days in _WINDOWS:
-        if days <= span:
+        if days <= max(1, reach):
             since_ms = int(times.max()) - days * DAY_MS + 1
             tables[days] = user_table(log, None, metrics, pre_days=settings.pre_days, since_ms=since_ms)
     return _plans(tables, metrics, settings)
@@ -95,44 +102,29 @@ def _plans(
     tables: Mapping[int | None, UserTable], metrics: Sequence[MetricSpec], settings: PowerSettings
 ) -> list[Plan]:
     alpha = settings.alpha / (sum(not m.is_guardrail for m in metrics) or 1) / (settings.num_variants - 1)
+    quantiles = _NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(settings.power)
     groups = {days: (table, aggregates(table.users, metrics)["all"]) for days, table in tables.items()}
     plans = []
     for metric in metrics:
-        windows, needed, mean = [], 0, 0.0
+        windows, needed, mean = list[Window](), 0, 0.0
         for days, (table, group) in groups.items():
-            usable = _usable(metric, group, table)
-            reached = max(_FEWEST, int(table.users.height * settings.coverage))
-            pair = max(_FEWEST, reached * 2 // settings.num_variants)
-            solver = {"alpha": alpha, "power": settings.power}
-            found = tea_metric(metric, usable, n_obs=pair, **solver).solve_power_from_aggregates(group)
-            windows.append(Window(days, reached, abs(float(found[0].rel_effect_size))))
-            needed = _needed(metric, usable, group, settings, alpha) * settings.num_variants // 2
-            (m,) = moments(metric, [group], usable)
-            mean = m.mean
+            usable = usable_columns(metric, [group], table.users.columns)
+            found = None if usable is None else moments(metric, [group], usable)[0]
+            if found is None or not found.has_spread or not found.mean:
+                continue  # such as days with a request, of a single day
+            mean, deviation = found.mean, math.sqrt(found.variance) / abs(found.mean)
+            reached = int(table.users.height * settings.coverage)
+            per_variant = max(1.0, reached / settings.num_variants)
+            windows.append(Window(days, reached, quantiles * deviation * math.sqrt(2 / per_variant)))
+            needed = settings.num_variants * math.ceil(2 * (quantiles * deviation / settings.effect) ** 2)
+        if not windows:
+            source = next(iter(tables.values())).source
+            raise DataError(
+                f"{source}: metric '{metric.name}' ({metric.formula}) is undefined or the same for everybody; "
+                "take one that varies, or a longer history"
+            )
         plans.append(Plan(metric, mean, windows, needed, _days(windows, needed, settings.effect)))
     return plans
-
-
-def _needed(metric: MetricSpec, usable: list[str], group: Any, settings: PowerSettings, alpha: float) -> int:
-    """Users of two variants that it takes to find the effect."""
-    solver = {"alpha": alpha, "rel_effect_size": settings.effect}
-    least = tea_metric(metric, usable, n_obs=_FEWEST, **solver).solve_power_from_aggregates(group, "power")
-    if least[0].power >= settings.power:
-        return _FEWEST
-    found = tea_metric(metric, usable, power=settings.power, **solver).solve_power_from_aggregates(group, "n_obs")
-    return int(found[0].n_obs)
-
-
-def _usable(metric: MetricSpec, group: Any, table: UserTable) -> list[str]:
-    usable = usable_columns(metric, [group], table.users.columns)
-    if usable is not None:
-        (found,) = moments(metric, [group], usable)
-        if found.variance > 0 and found.mean != 0:
-            return usable
-    raise DataError(
-        f"{table.source}: metric '{metric.name}' ({metric.formula}) is undefined or the same for everybody; "
-        "take one that varies, or a longer history"
-    )
 
 
 def _days(windows: Sequence[Window], needed: int, effect: float) -> int | None:

@@ -16,6 +16,9 @@ from infnet.experiments.user_table import UserTable
 
 __all__ = ["ReadyTable"]
 
+_TEXTS = {"user_id": pl.String, "variant": pl.String}
+"""007 is another user than 7."""
+
 
 @dataclass(frozen=True)
 class ReadyTable:
@@ -33,7 +36,10 @@ class ReadyTable:
             DataError: It cannot be read, lacks a column, or has a user twice in one variant.
         """
         try:
-            rows = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
+            if path.suffix == ".csv":
+                rows = pl.read_csv(path, infer_schema_length=None, schema_overrides=_TEXTS)
+            else:
+                rows = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(f"{path}: cannot be read ({first}); give a Parquet or CSV file") from error
@@ -83,10 +89,12 @@ class ReadyTable:
                 raise DataError(f"{self.path}: has no column '{name}' to split by{did_you_mean(name, rows.columns)}")
             rows = rows.with_columns(pl.col(name).cast(pl.String).fill_null("(none)"))
         if experiment is None:
-            return UserTable(self.path, rows.unique("user_id", keep="first").with_columns(variant=pl.lit("all")))
-        not_forced = rows = rows.filter(~pl.col("user_id").is_in(list(experiment.forced)))
-        is_known = pl.col("variant").is_in(list(experiment.weights))
-        strange = rows.filter(~is_known)
+            return UserTable(
+                self.path, rows.unique("user_id", keep="first", maintain_order=True).with_columns(variant=pl.lit("all"))
+            )
+        is_forced = pl.col("user_id").is_in(list(experiment.forced))
+        forced, rows = rows.filter(is_forced), rows.filter(~is_forced)
+        strange = rows.filter(~pl.col("variant").is_in(list(experiment.weights)))
         rows = rows.filter(~pl.col("user_id").is_in(strange["user_id"].implode()))
         is_crossed = rows["user_id"].is_duplicated()
         return UserTable(
@@ -94,7 +102,7 @@ class ReadyTable:
             rows.filter(~is_crossed),
             crossed=rows.filter(is_crossed)["user_id"].n_unique(),
             unknown=dict(strange.group_by("variant").len().sort("variant").iter_rows()),
-            forced=self.rows.height - not_forced.height,
+            forced=forced["user_id"].n_unique(),
         )
 
     def _numbers(self, column: str) -> pl.Series:

@@ -52,6 +52,7 @@ def facts(analysis: Analysis) -> list[str]:
         *(f"{count:,} users of the unknown variant '{name}'" for name, count in table.unknown.items()),
         *([f"{table.forced:,} forced users"] if table.forced else []),
         *([f"{table.damaged:,} damaged lines of the log"] if table.damaged else []),
+        *([f"{table.strayed:,} events of nobody knows whom"] if table.strayed else []),
     ]
     if left_out:
         lines.append(f"Left out: {'; '.join(left_out)}")
@@ -109,6 +110,7 @@ def as_json(analysis: Analysis, verdict: Verdict, daily: Daily) -> dict[str, Any
         "unknown": table.unknown,
         "forced": table.forced,
         "damaged": table.damaged,
+        "strayed": table.strayed,
         "effects": [_effect(e, analysis.is_trusted) for e in analysis.effects],
         "segments": [
             dict(zip(("segment", "value"), e.segment or ("", ""), strict=True)) | _effect(e, analysis.is_trusted)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from infnet.errors import DataError, did_you_mean
+from infnet.errors import DataError
 from infnet.experiments.experiment_log import ExperimentLog
-from infnet.experiments.metrics import PRE_PERIOD, Measure, MetricSpec
+from infnet.experiments.metrics import LOG_MEASURES, PRE_PERIOD, RESERVED, Measure, MetricSpec
 from infnet.experiments.spec import Experiment
 from infnet.serving.events import IMPRESSION
 
@@ -41,6 +42,8 @@ class UserTable:
     """Users whose variant was not left to chance, left out."""
     damaged: int = 0
     """Lines of the log that cannot be read."""
+    strayed: int = 0
+    """Events of the log of which nothing says whose they are."""
 
     def counts(self, experiment: Experiment) -> dict[str, int]:
         """Users by variant, in the order of the declaration."""
@@ -88,6 +91,7 @@ def user_table(
     """
     measures = list({m.column: m for metric in metrics for m in metric.measures}.values())
     _check_types(log, measures)
+    _check_segments(log, segments, measures)
     if since_ms is None and experiment is not None and experiment.start is not None:
         since_ms = int(experiment.start.timestamp() * 1000)
     end_ms = None if experiment is None or experiment.end is None else experiment.end.timestamp() * 1000
@@ -99,8 +103,9 @@ def user_table(
     exposed = _exposed(under, segments)
     kept, crossed, unknown, forced = _sorted_out(exposed, experiment)
     if not kept.height and not crossed and not unknown:
-        name = "" if experiment is None else f" under '{experiment.name}'"
-        raise DataError(f"{log.directory}: no user was served{name} between its start and its end; check both")
+        who = " but forced ones" if forced else ""
+        where = "" if experiment is None else f" under '{experiment.name}'"
+        raise DataError(f"{log.directory}: no user{who} was served{where} between its start and its end; check both")
     daily = _daily(requests, events, kept, measures, pre_days)
     columns = [m.column for m in measures]
     sums = daily.group_by("user_id").agg(
@@ -111,17 +116,24 @@ def user_table(
         pl.col(columns + [c + PRE_PERIOD for c in columns]).fill_null(0.0)
     )
     days = daily.filter("is_after").select("user_id", "day", *columns).sort("day", "user_id")
-    return UserTable(log.directory, users, days, crossed, unknown, forced, log.damaged)
+    return UserTable(log.directory, users, days, crossed, unknown, forced, log.damaged, log.strayed)
 
 
 def _check_types(log: ExperimentLog, measures: Sequence[Measure]) -> None:
     """An event type that never occurs may be rare, but one that is nearly another is misspelt."""
-    known = {*log.event_types, IMPRESSION}
+    known = {*log.event_types, IMPRESSION, *LOG_MEASURES}
     for measure in measures:
         if measure.is_of_events and measure.event not in known:
-            hint = did_you_mean(measure.event, known)
-            if hint.startswith("; did you mean"):
-                raise DataError(f"{log.directory}: no event is of type '{measure.event}'{hint}")
+            # Stricter than other suggestions: dislike is not like.
+            for near in difflib.get_close_matches(measure.event, sorted(known), n=1, cutoff=0.8):
+                raise DataError(f"{log.directory}: no event is of type '{measure.event}'; did you mean '{near}'?")
+
+
+def _check_segments(log: ExperimentLog, segments: Sequence[str], measures: Sequence[Measure]) -> None:
+    taken = {*RESERVED, *(c for m in measures for c in (m.column, m.pre_column))}
+    for name in segments:
+        if name in taken:
+            raise DataError(f"{log.directory}: segment '{name}' has the name of another column; split by another value")
 
 
 def _exposed(under: pl.DataFrame, segments: Sequence[str]) -> pl.DataFrame:
@@ -173,12 +185,16 @@ def _daily(
             .with_columns(day=pl.col("time_ms") // DAY_MS, is_after=pl.col("time_ms") >= pl.col("first_ms"))
         )
 
-    came_back = placed(requests).select("user_id", pl.col("day") - 1, came_back=pl.lit(1.0)).unique()
+    visits = placed(requests)
+    # What was before the first exposure knows nothing of a return after it.
+    came_back = pl.concat(
+        visits.filter(is_known).select("user_id", pl.col("day") - 1, is_after=pl.lit(is_after), came_back=pl.lit(1.0))
+        for is_after, is_known in ((True, pl.lit(True)), (False, pl.col("time_ms") <= pl.col("first_ms")))
+    ).unique()
     of_requests = (
-        placed(requests)
-        .group_by(key)
+        visits.group_by(key)
         .agg(requests=pl.len().cast(pl.Float64), degraded=pl.col("is_degraded").sum().cast(pl.Float64))
-        .join(came_back, on=["user_id", "day"], how="left")
+        .join(came_back, on=key, how="left")
         .with_columns(active_days=pl.lit(1.0), returned_next_day=pl.col("came_back").fill_null(0.0))
     )
     sums = {m.column: _event_sum(m) for m in measures if m.is_of_events or m.event == "impressions"}
@@ -190,5 +206,6 @@ def _daily(
 
 def _event_sum(measure: Measure) -> pl.Expr:
     kind = measure.event if measure.is_of_events else IMPRESSION
-    amount = pl.col("value") if measure.sum == "value" else pl.lit(1.0)
+    value = pl.col("value")
+    amount = value if measure.sum == "value" else (value > 0).cast(pl.Float64)  # 0: it did not happen
     return pl.when(pl.col("type") == kind).then(amount).otherwise(0.0).sum()
