@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 
 import httpx
@@ -16,14 +17,15 @@ from schemathesis.config import SchemathesisConfig
 
 from served import served
 
+TIMES = int(os.environ.get("INFNET_FUZZ", "1"))
 EXAMPLES = {
-    ("POST", "/v1/rank"): 2000,
-    ("POST", "/v1/rank/batch"): 500,
-    ("POST", "/v1/events"): 1500,
-    ("PUT", "/v1/users/{user_id}"): 500,
-    ("PUT", "/v1/items/{item_id}"): 500,
+    ("POST", "/v1/rank"): 400 * TIMES,
+    ("POST", "/v1/rank/batch"): 100 * TIMES,
+    ("POST", "/v1/events"): 300 * TIMES,
+    ("PUT", "/v1/users/{user_id}"): 100 * TIMES,
+    ("PUT", "/v1/items/{item_id}"): 100 * TIMES,
 }
-"""As many of valid documents, and as many of invalid ones: 10,000 in all."""
+"""As many of valid documents, and as many of invalid ones: 2,000 in all, and 10,000 with INFNET_FUZZ=5."""
 HANGS_S = 5.0
 
 checks.load_all_checks()
@@ -148,7 +150,7 @@ def test_a_million_candidates_are_too_many_and_soon_refused(service):
     assert "1000000 candidates, wanted at most 10000" in str(answer.content)
     listed = json.dumps({"user_id": "u1", "item_ids": [str(i) for i in range(1_000_000)]}).encode()
     assert post(service, "/v1/rank", listed).status_code == 413
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < HANGS_S
     assert service.rank(user_id="u1", item_ids=["1"]).status_code == 200
 
 

@@ -471,18 +471,19 @@ def test_while_the_log_fails_events_are_told_to_come_back_and_ranking_goes_on(se
     assert served.client.post("/v1/events", [event]).json() == {"accepted": 1, "duplicates": 0, "rejected": []}
 
 
-def test_a_failure_nobody_foresaw_tells_nothing_but_where_to_look(served):
+def test_a_failure_nobody_foresaw_tells_nothing_but_where_to_look(bundle, tmp_path):
     def fails(name, *_):
         if name in ("put_users", "fetch"):
             raise ValueError(SECRET)
 
-    served.store.before = fails
-    answer = served.client.put("/v1/users/u1", {"features": {}}, headers={"x-request-id": "find-me"})
-    assert "x-request-id" in error(answer, 500)
-    assert answer.headers["x-request-id"] == "find-me"
-    error(served.rank(*ITEMS), 503)
-    served.store.before = lambda *_: None
-    assert served.rank(*ITEMS).status_code == 200
+    with serving(bundle, tmp_path, deadline_ms=5000) as served:  # to write down the failure takes a while
+        served.store.before = fails
+        answer = served.client.put("/v1/users/u1", {"features": {}}, headers={"x-request-id": "find-me"})
+        assert "x-request-id" in error(answer, 500)
+        assert answer.headers["x-request-id"] == "find-me"
+        error(served.rank(*ITEMS), 503)
+        served.store.before = lambda *_: None
+        assert served.rank(*ITEMS).status_code == 200
 
 
 def test_when_too_many_wait_the_rest_is_told_to_come_back_at_once(bundle, tmp_path):

@@ -161,11 +161,3 @@ def test_a_store_that_failed_is_left_alone_for_a_while_that_grows_up_to_a_second
     before = parts.store.calls["fetch"]
     parts.features.fetch(model, [wanted()])
     assert parts.store.calls["fetch"] == before + 1
-
-
-def test_a_model_without_dynamic_features_asks_for_no_items(parts, bundle):
-    fixed = replaced(holder_of(bundle)).live
-    fixed.__dict__["dynamic_features"] = ()
-    parts.store.put_items({"1": {"bid": 4.5}})
-    (known,) = parts.features.fetch(fixed, [wanted(items=["1", "2"])])
-    assert not [*known.items]

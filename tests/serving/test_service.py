@@ -398,6 +398,16 @@ def test_what_was_read_and_answered_is_logged_once(parts):
         }
 
 
+def test_items_that_nobody_reads_are_not_asked_for(bundle, tmp_path):
+    holder = replaced(holder_of(bundle))
+    holder.live.__dict__["dynamic_features"] = ()
+    with Parts(bundle, tmp_path, holder=holder) as parts:
+        asked = []
+        parts.store.before = lambda name, *given: asked.extend(given[0]) if name == "fetch" else None
+        parts.answer(items=[1, 2])
+        assert [[*lookup.items] for lookup in asked] == [[]]
+
+
 def test_of_an_answer_the_model_did_not_give_no_items_are_logged(parts):
     late = parts.ticket(request_id="r1", context={"tab": "2"})
     late.deadline = late.arrived
