@@ -1,8 +1,9 @@
-"""``infnet policy``: check a policy file."""
+"""``infnet policy``: check a policy file, and compare two by what was logged."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from infnet.errors import did_you_mean
 from infnet.experiments.report import text_table
 from infnet.ranking.formula import Formula
 from infnet.ranking.interval import Interval
+from infnet.ranking.offpolicy import Estimate
 from infnet.ranking.policy import Policy
 from infnet.ranking.policy_spec import InputSpec, PolicySpec
 from infnet.ranking.rerank.spec import AtLeast
@@ -23,11 +25,6 @@ __all__ = ["policy_app"]
 policy_app = typer.Typer(help="Ranking policies: what items are worth, and what pages may hold.", no_args_is_help=True)
 
 _WHAT = "a policy is a mapping with objectives, such as {click: {formula: p_click}}"
-
-
-@policy_app.callback()
-def _commands() -> None:
-    """A single command is one of several nevertheless."""
 
 
 @policy_app.command("check")
@@ -44,19 +41,14 @@ def check_command(
 
     Example: infnet policy check policy.yaml --bundle bundle
     """
-    if bundle is None:
-        tasks = _named_tasks(load_document(file, _WHAT).validated(PolicySpec))
-    else:
-        from infnet.export.bundle import Bundle
-
-        tasks = list(Bundle.open(bundle).layout.tasks)
-    policy = Policy.load(file, tasks)
+    policy = _loaded(file, bundle)
     if as_json_:
         typer.echo(json.dumps(_as_json(policy)))
         return
     typer.echo(f"{file}: policy '{policy.spec.name}', version {policy.version}, {policy.spec.combine}")
     if bundle is None:
-        names = ", ".join(task.name for task in tasks) or "none"
+        tasks = {each.task for each in policy.inputs.values() if each.task is not None}
+        names = ", ".join(sorted(tasks)) or "none"
         typer.echo(f"Taken to be tasks of the model: {names}; give --bundle to check them")
     rows = [
         [name, f"{objective.weight:g}", objective.formula, _text(policy.bounds[name])]
@@ -71,6 +63,72 @@ def check_command(
         kept.append(f"diversity: {policy.spec.diversity}")
     if kept:
         typer.echo("\nPages, the last to be given up first:\n" + "\n".join(f"  {each}" for each in kept))
+
+
+@policy_app.command("compare")
+def compare_command(
+    first: Annotated[Path, typer.Argument(help="Policy file.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
+    *,
+    events: Annotated[Path, typer.Option(help="Event log with pages in random orders.", show_default=False)],
+    reward: Annotated[
+        str, typer.Option(help="What an item earns: an event type, or TYPE.value for the sum of its values.")
+    ] = "click",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle that the policies are for; without it, tasks are taken on trust.", show_default=False
+        ),
+    ] = None,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what two policies would have earned, from pages that the service left to chance ('exploration').
+
+    Example: infnet policy compare policy.yaml other.yaml --events events --reward click
+    """
+    from infnet.experiments.logged_pages import LoggedPages
+    from infnet.experiments.metrics import parse_metric
+    from infnet.ranking.offpolicy import Decisions, evaluate_offline
+
+    measure = parse_metric(reward).numerator
+    policies = [_loaded(file, bundle) for file in (first, second)]
+    pages = LoggedPages.read(events, measure)
+    orders = [pages.orders(policy) for policy in policies]
+    both: list[Decisions] = [pages.decisions(each) for each in orders]
+    found = [evaluate_offline(each) for each in both]
+    change = both[1].minus(both[0])
+    same = sum(bool(len(a) and len(b) and a[0] == b[0]) for a, b in zip(*orders, strict=True)) / len(pages.pages)
+    if as_json_:
+        result = {"requests": len(pages.pages), "same_first_item": same, "difference": asdict(change)}
+        typer.echo(json.dumps(result | {"policies": [asdict(each) for each in found]}))
+        return
+    typer.echo(f"{len(pages.pages):,} pages in random orders; {measure.column} per page, 95% intervals\n")
+    rows = [
+        [name, *(_interval(each) for each in (one.snips, one.ips, one.doubly_robust)), f"{one.effective:,.0f}"]
+        for name, one in zip((first.name, second.name), found, strict=True)
+    ]
+    titles = ("policy", "self-normalised", "inverse propensity", "doubly robust", "effective decisions")
+    typer.echo("\n".join(text_table(titles, rows)))
+    typer.echo(f"\n{second.name} beside {first.name}: {_interval(change)}; the same first item on {same:.0%} of pages")
+    if not pages.has_model:
+        typer.echo(
+            f"The model does not predict '{measure.event}', so that the doubly robust estimate is the inverse one"
+        )
+    for name, one in zip((first.name, second.name), found, strict=True):
+        if one.doubt is not None:
+            typer.echo(f"{name}: not to be trusted: {one.doubt}")
+
+
+def _loaded(file: Path, bundle: Path | None) -> Policy:
+    if bundle is None:
+        return Policy.load(file, _named_tasks(load_document(file, _WHAT).validated(PolicySpec)))
+    from infnet.export.bundle import Bundle
+
+    return Policy.load(file, Bundle.open(bundle).layout.tasks)
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
 
 
 def _named_tasks(spec: PolicySpec) -> list[TaskLayout]:
