@@ -149,8 +149,7 @@ def _users(decisions: Decisions, num: int) -> NDArray[np.intp]:
 
 
 def _per_request(request: NDArray[np.intp], values: NDArray[np.float64], num: int) -> NDArray[np.float64]:
-    sums: NDArray[np.float64] = np.bincount(request, weights=values, minlength=num)
-    return sums
+    return np.bincount(request, weights=values, minlength=num).astype(np.float64)
 
 
 def _estimate(parts: NDArray[np.float64], user: NDArray[np.intp], value: float | None = None) -> Estimate:
