@@ -244,8 +244,8 @@ def test_a_store_that_stays_slow_is_left_out_after_a_while_and_the_model_answers
 
 def test_who_asks_for_less_time_than_it_takes_to_notice_still_gets_what_fits(parts, start, ask):
     _, batcher = start()
-    found = [outcomes(ask(batcher, parts.ticket("u1", [1], deadline_ms=10)))[0].degraded for _ in range(20)]
-    assert [] in found
+    tries = (outcomes(ask(batcher, parts.ticket("u1", [1], deadline_ms=10)))[0].degraded for _ in range(300))
+    assert [] in tries  # which ends with the first one
 
 
 def test_the_log_does_not_say_that_something_was_answered_when_something_else_was(bundle, tmp_path, loop, ask):

@@ -41,7 +41,7 @@ class RankingService:
     Args:
         arms: Who is answered with which model and policy.
         features: Of users and items.
-        log: Takes every request that the model answered, with the features it was answered with; None logs nothing.
+        log: Takes every request, and of those that the model answered the features it did so with; None logs nothing.
         memory: Told of every request, for the events that follow.
         metrics: Told of everything.
         by: Task whose prediction is the score where there is no policy; the model's first if None.
@@ -155,8 +155,9 @@ class RankingService:
                 if num or not ticket.items:
                     prepared[index] = prepare(model, ticket, known[index], num)
                 else:
-                    found[index] = self.popular(ticket)
-                    self.log_unranked(ticket)
+                    found[index] = reply = self.popular(ticket)
+                    if ticket.offer(reply):  # else whoever gave it up has logged it
+                        self.log_unranked(ticket)
             except InfnetError as error:
                 found[index] = error
         encoded = time.perf_counter()
