@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infnet.errors import InfnetError, StoreError
+from infnet.serving import batcher as batcher_module
 from infnet.serving.arms import Arm, Arms
 from infnet.serving.batcher import Batcher
 from infnet.serving.settings import ServeSettings
@@ -242,10 +243,11 @@ def test_a_store_that_stays_slow_is_left_out_after_a_while_and_the_model_answers
             assert all("popularity_order" in each for each in seen[:-1])
 
 
-def test_who_asks_for_less_time_than_it_takes_to_notice_still_gets_what_fits(parts, start, ask):
+def test_who_asks_for_less_time_than_it_takes_to_notice_still_gets_what_fits(parts, start, ask, monkeypatch):
+    monkeypatch.setattr(batcher_module, "_MARGIN_S", 1.0)
     _, batcher = start()
-    tries = (outcomes(ask(batcher, parts.ticket("u1", [1], deadline_ms=10)))[0].degraded for _ in range(300))
-    assert [] in tries  # which ends with the first one
+    (reply,) = outcomes(ask(batcher, parts.ticket("u1", [1], deadline_ms=1000)))
+    assert reply.degraded == []
 
 
 def test_the_log_does_not_say_that_something_was_answered_when_something_else_was(bundle, tmp_path, loop, ask):
