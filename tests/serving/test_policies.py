@@ -85,7 +85,9 @@ def test_fields_of_requests_choose_the_segment(parts):
 
 
 def test_what_a_policy_reads_is_no_feature_of_the_model(parts):
-    with pytest.raises(DataError, match="no candidate feature is called 'prize_now'"):
+    with pytest.raises(
+        DataError, match="'prize_now' is neither a feature of the model nor a field that a policy reads; did"
+    ):
         parts.answer(items=[1], item_features={"prize_now": [1]})
     with pytest.raises(DataError, match=r"field 'price_now' is 'dear', wanted a number"):
         parts.answer(items=[1], item_features={"price_now": ["dear"]})

@@ -187,7 +187,14 @@ def check_command(
         for e in spec.experiments
     ]
     titles = ("experiment", "layer", "users", "variants, control first", "metrics")
-    typer.echo("\n".join([f"{file}: {len(rows)} experiments", *(text_table(titles, rows, left=5) if rows else [])]))
+    typer.echo(
+        "\n".join(
+            [
+                f"{file}: {len(rows)} experiment{'' if len(rows) == 1 else 's'}",
+                *(text_table(titles, rows, left=5) if rows else []),
+            ]
+        )
+    )
 
 
 def _declared(file: Path | None, name: str, control: str | None) -> Experiment | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence, Set
-from typing import TypeVar
+from collections.abc import Sequence, Set
 
 import numpy as np
 import structlog
@@ -21,12 +20,10 @@ from infnet.serving.exposure import ExposureMemory
 from infnet.serving.features import FeatureService
 from infnet.serving.live import LiveModel
 from infnet.serving.metrics import ServiceMetrics
-from infnet.serving.ticket import Prepared, Ticket, by_prior, prepare
+from infnet.serving.ticket import Prepared, Ticket, asks_items, by_prior, prepare, told_apart
 from infnet.serving.wire import ItemReply, RankBody, RankReply
 
 __all__ = ["RankingService", "check_task"]
-
-_V = TypeVar("_V")
 
 _log = structlog.get_logger(__name__)
 _USED = 0.9
@@ -87,8 +84,8 @@ class RankingService:
         if body.by is not None:
             check_task(model, body.by)
         encoder, arms = model.ranker.encoder, self.arms
-        values, fields = _told_apart(values, encoder.candidate_names, arms.item_fields)
-        context, request_fields = _told_apart(body.context, encoder.context_names, arms.request_fields)
+        values, fields = told_apart(values, encoder.candidate_names, arms.item_fields)
+        context, request_fields = told_apart(body.context, encoder.context_names, arms.request_fields)
         budget = self._deadline_s if body.deadline_ms is None else min(self._deadline_s, body.deadline_ms / 1000)
         return Ticket(
             body=body,
@@ -131,7 +128,7 @@ class RankingService:
                 self.features.fetch(
                     model,
                     [
-                        (t.request_id, t.user, t.items if _asks_items(model, t) else (), t.time_ms)
+                        (t.request_id, t.user, t.items if asks_items(model, t) else (), t.time_ms)
                         for t, asked in zip(tickets, asks, strict=True)
                         if asked is may_ask
                     ],
@@ -316,15 +313,3 @@ def check_task(model: LiveModel, name: str) -> None:
     """Raise a ``SpecError`` if a model has no such task."""
     if name not in model.ranker.tasks:
         raise SpecError(f"no task is called '{name}'{did_you_mean(name, model.ranker.tasks)}")
-
-
-def _asks_items(model: LiveModel, ticket: Ticket) -> bool:
-    """Whether anybody reads what the store has of items."""
-    policy = ticket.assigned.arm.policy
-    return bool(model.dynamic_features) or (policy is not None and bool(policy.live.item_fields))
-
-
-def _told_apart(given: Mapping[str, _V], features: Set[str], fields: Set[str]) -> tuple[dict[str, _V], dict[str, _V]]:
-    """Values that the model reads and those that policies do; what nobody knows is the model's to refuse."""
-    own = {name: value for name, value in given.items() if name in features or name not in fields}
-    return own, {name: value for name, value in given.items() if name in fields}

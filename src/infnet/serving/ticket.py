@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infnet.errors import DataError
+from infnet.errors import DataError, did_you_mean
 from infnet.export.engine import EncodedRequest
 from infnet.ranking.policy import Policy
 from infnet.serving.arms import Assigned
@@ -21,7 +21,9 @@ from infnet.serving.features import Known
 from infnet.serving.live import LiveModel
 from infnet.serving.wire import RankBody, RankReply
 
-__all__ = ["Prepared", "Ticket", "by_prior", "prepare"]
+__all__ = ["Prepared", "Ticket", "asks_items", "by_prior", "prepare", "told_apart"]
+
+_V = TypeVar("_V")
 
 
 @dataclass(eq=False)
@@ -155,3 +157,25 @@ def _merged(
             else:
                 values[name] = [b if a is None else a for a, b in zip(values[name], found, strict=True)]
     return values
+
+
+def asks_items(model: LiveModel, ticket: Ticket) -> bool:
+    """Whether anybody reads what the store has of items."""
+    policy = ticket.assigned.arm.policy
+    return bool(model.dynamic_features) or (policy is not None and bool(policy.live.item_fields))
+
+
+def told_apart(given: Mapping[str, _V], features: Set[str], fields: Set[str]) -> tuple[dict[str, _V], dict[str, _V]]:
+    """Values that the model reads and those that policies do.
+
+    Without policies, what nobody knows is the model's to refuse.
+
+    Raises:
+        DataError: Neither knows one of them.
+    """
+    for name in given:
+        if fields and name not in features and name not in fields:
+            hint = did_you_mean(name, sorted(features | fields))
+            raise DataError(f"'{name}' is neither a feature of the model nor a field that a policy reads{hint}")
+    own = {name: value for name, value in given.items() if name in features or name not in fields}
+    return own, {name: value for name, value in given.items() if name in fields}
