@@ -16,10 +16,7 @@ from typing import Any
 
 import httpx
 
-__all__ = ["PATIENT", "Service", "free_port", "served"]
-
-PATIENT = ("--deadline-ms", "2000")
-"""Where it matters that everybody is answered, and not how soon: busy machines are slow."""
+__all__ = ["Service", "free_port", "served"]
 
 _STARTS_WITHIN_S = 60
 

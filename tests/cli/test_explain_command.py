@@ -14,8 +14,6 @@ from infnet.training.config import TrainConfig
 from infnet.training.run import Run
 from small_dataset import NUM_ITEMS, NUM_USERS, write_dataset
 
-pytest.importorskip("matplotlib")
-
 
 def write_run(path, model="infnet", **settings):
     dataset = write_dataset(path / "data", {"valid": 60, "test": 80})

@@ -39,7 +39,6 @@ def invoke(*arguments):
 
 
 def test_a_model_is_measured_in_a_process_of_its_own_and_reported_three_ways(dataset, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr(profiles, "measure_cost", None)  # of this process, which has to leave it alone
     out = tmp_path / "new"
     result = invoke("--dataset", dataset.path, "--model", "shared_bottom", *SMALL, "--batch-size", 64, "--out", out)
@@ -64,7 +63,6 @@ def test_a_view_of_a_dataset_is_what_is_measured(dataset):
 
 
 def test_growth_needs_no_dataset(tmp_path, monkeypatch, small_growth):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr(module, "measure_growth", lambda repeats: small_growth)
     result = invoke("--growth", "--out", tmp_path, "--json")
     assert result.exit_code == 0, result.output

@@ -9,8 +9,6 @@ from infnet.errors import SpecError
 from infnet.training.config import load_config
 from small_dataset import write_dataset
 
-pytest.importorskip("optuna")
-
 SPACE = """
 model: {width: [4, 8], num_blocks: [1, 2], hidden: [[16]]}
 train: {threads: 1, batch_size: [64, 128], learning_rate: [1.0e-3, 1.0e+30]}

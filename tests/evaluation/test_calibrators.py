@@ -111,3 +111,16 @@ def test_it_comes_back_from_json():
 def test_what_is_no_curve_is_refused(broken):
     with pytest.raises(ValidationError):
         TaskCalibration.model_validate({"overall": broken})
+
+
+def test_a_segment_whose_labels_fall_goes_by_the_curve_of_all():
+    rng = np.random.default_rng(0)
+    predictions = rng.uniform(0.05, 0.95, 8000)
+    labels = (rng.random(8000) < predictions).astype(float)
+    segments = np.where(np.arange(8000) % 4 == 0, "odd", "usual")
+    odd = segments == "odd"
+    labels[odd] = (rng.random(odd.sum()) < 1 - predictions[odd]).astype(float)
+    found = fit_calibration(labels, predictions, "binary", "platt", segments)
+    assert set(found.segments) == {"usual"}
+    with pytest.raises(DataError, match="labels fall where predictions rise"):
+        fit_calibration(labels[odd], predictions[odd], "binary", "platt")

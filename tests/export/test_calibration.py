@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from infnet.errors import ArtifactError, SpecError
+from infnet.errors import ArtifactError, DataError, SpecError
 from infnet.evaluation import calibrators
 from infnet.evaluation.predict import predict
 from infnet.export.bundle import Bundle
@@ -78,6 +78,19 @@ def test_too_few_labels_leave_a_task_as_it_is_or_with_the_curve_it_had(run, bund
     assert after.tasks["click"].segments == {}
 
 
+def test_labels_that_fall_keep_the_curve_of_before(run, dataset, few_are_enough):
+    model = run.load_model().eval()  # of random weights
+    before = calibrate(model, dataset, "valid", CalibrationSettings())
+    with pytest.raises(DataError, match="labels fall where predictions rise"):
+        calibrate(model, dataset, "valid", CalibrationSettings(method="platt"))
+    after = calibrate(model, dataset, "valid", CalibrationSettings(method="platt"), before)
+    kept = [task for task, curves in after.tasks.items() if curves.overall.kind == "isotonic"]
+    assert "watch" in kept
+    assert {"click", "like"} & set(kept)
+    for task in kept:
+        assert after.tasks[task].overall == before.tasks[task].overall
+
+
 def test_a_model_that_has_been_calibrated_is_another_version(exported, bundle):
     assert exported.manifest.version != bundle.manifest.version
     assert bundle.calibration is None
@@ -91,7 +104,7 @@ def test_a_damaged_calibration_is_told(exported):
     with pytest.raises(ArtifactError, match=r"calibration.json"):
         Bundle.open(exported.path)
     with pytest.raises(ArtifactError, match=r"calibration.json: settings is damaged \(Field required\)"):
-        Bundle(exported.path, exported.manifest).calibration  # noqa: B018
+        Ranker(Bundle(exported.path, exported.manifest)).score("u1", [1])
 
 
 @pytest.mark.parametrize("by", ["tba", "temperature", "rank", "tag"])

@@ -15,7 +15,7 @@ from infnet.serving.label_join import join_labels
 from infnet.serving.publication import ModelDirectory
 from infnet.serving.samples import read_samples
 from redis_server import RedisServer
-from served import PATIENT, served
+from served import served
 from slow_proxy import SlowProxy
 from small_disk import mounted, needs_mount, resize
 from traffic import Traffic
@@ -205,7 +205,7 @@ def test_a_full_disk_stops_the_events_and_not_the_ranking(bundle, tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "manifest"])
 def test_a_damaged_bundle_is_refused_while_the_old_one_serves_on(bundle, other_bundle, live, damage, tmp_path):
-    with served(live.path, tmp_path / "service", *PATIENT) as service, Traffic(service, bundle) as traffic:
+    with served(live.path, tmp_path / "service") as service, Traffic(service, bundle) as traffic:
         traffic.wait_for(10)
         prepared = tmp_path / "prepared"
         other = ModelDirectory(prepared)
@@ -243,7 +243,7 @@ def spoil(path, damage):
 
 def test_swaps_lose_no_request_and_each_answer_is_of_one_version(bundle, other_bundle, live, tmp_path):
     versions = {bundle.manifest.version, other_bundle.manifest.version}
-    with served(live.path, tmp_path / "service", *PATIENT) as service, Traffic(service, bundle) as traffic:
+    with served(live.path, tmp_path / "service") as service, Traffic(service, bundle) as traffic:
 
         def serves(version):
             return lambda: service.client.get("/v1/model").json()["version"] == version
@@ -267,7 +267,7 @@ def test_a_clock_that_goes_backwards_loses_nothing_and_doubles_nothing(bundle, t
     offset = tmp_path / "offset"
     offset.write_text("0")
     clock = {"PYTHONPATH": str(Path(__file__).parents[1] / "moving_clock"), "CLOCK_OFFSET": str(offset)}
-    with served(bundle.path, tmp_path / "service", *PATIENT, **clock) as service:
+    with served(bundle.path, tmp_path / "service", **clock) as service:
         with Traffic(service, bundle) as traffic:
             for back_s in (0, -7200, -86_400, 0):
                 offset.write_text(str(back_s))

@@ -144,13 +144,13 @@ def test_what_is_no_event_is_set_aside_with_the_reason(service):
 def test_a_million_candidates_are_too_many_and_soon_refused(service):
     packed = np.arange(1_000_000, dtype="<i8").tobytes()
     body = msgspec.msgpack.encode({"user_id": "u1", "packed_item_ids": packed})
+    listed = json.dumps({"user_id": "u1", "item_ids": [str(i) for i in range(1_000_000)]}).encode()
     began = time.monotonic()
     answer = post(service, "/v1/rank", body, "application/msgpack")
     assert answer.status_code == 422
     assert "1000000 candidates, wanted at most 10000" in str(answer.content)
-    listed = json.dumps({"user_id": "u1", "item_ids": [str(i) for i in range(1_000_000)]}).encode()
     assert post(service, "/v1/rank", listed).status_code == 413
-    assert time.monotonic() - began < HANGS_S
+    assert time.monotonic() - began < 2
     assert service.rank(user_id="u1", item_ids=["1"]).status_code == 200
 
 

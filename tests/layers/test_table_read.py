@@ -5,10 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.testing import assert_close
-
-pytest.importorskip("numba")
 from numba import njit
+from torch.testing import assert_close
 
 from infnet.layers.simd import LANES, begin, exp, load, store
 from infnet.layers.table_read import Rows, TableTokens, plain_reads, reads_tables

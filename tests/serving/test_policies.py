@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from infnet.errors import DataError, InfnetError, SpecError
+from infnet.export.bundle import MANIFEST, FileRecord, sha256_of
+from infnet.schema import load_spec
 from infnet.serving.feature_store.base import Lookup
 from infnet.serving.live import ModelHolder
 from infnet.serving.policy_file import PolicyFile
@@ -271,6 +274,30 @@ def test_experiments_that_cannot_be_served_are_told_before_anything_is_made(sett
     with pytest.raises(InfnetError, match=complaint):
         System.open(settings)
     assert not settings.events.exists()
+    assert not settings.state.exists()
+
+
+def test_a_task_that_no_model_has_is_told_before_anything_is_made(settings):
+    with pytest.raises(SpecError, match="no task is called 'lik'; did you mean 'like'"):
+        System.open(settings.model_copy(update={"by": "lik"}))
+    assert not settings.state.exists()
+
+
+def test_a_variant_cannot_read_a_history_that_nobody_keeps(settings, other_bundle, tmp_path):
+    (tmp_path / "bf16").unlink()
+    shutil.copytree(other_bundle.path, tmp_path / "bf16")
+    file = tmp_path / "bf16/spec.yaml"
+    spec = load_spec(file)
+    more = spec.behaviours[0].model_copy(update={"name": "share"})
+    file.write_text(spec.model_copy(update={"behaviours": (*spec.behaviours, more)}).model_dump_json())
+    record = FileRecord(size=file.stat().st_size, sha256=sha256_of(file))
+    manifest = other_bundle.manifest
+    manifest = manifest.model_copy(update={"files": manifest.files | {"spec.yaml": record}})
+    (tmp_path / "bf16" / MANIFEST).write_text(manifest.model_dump_json())
+    with pytest.raises(
+        SpecError, match=r"bf16: reads the behaviour 'share', of which the service's own model keeps no"
+    ):
+        System.open(settings)
     assert not settings.state.exists()
 
 

@@ -17,8 +17,6 @@ from infnet.training.search import tune
 from infnet.training.trainer import train
 from small_dataset import write_dataset
 
-pytest.importorskip("optuna")
-
 SPACE = """
 model: {width: [4, 8], hidden: [[16], [8]], head_hidden: [[8]], dropout: [0.0, 0.2]}
 train: {threads: 1, epochs: 1, evaluations_per_epoch: 3, batch_size: [64, 128], learning_rate: [1.0e-3, 1.0e-2]}

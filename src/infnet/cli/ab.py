@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from infnet.errors import SpecError
+from infnet.evaluation.plain_table import text_table
 from infnet.experiments.analysis import analyse, daily_effects
 from infnet.experiments.assignment import Assigner
 from infnet.experiments.experiment_log import ExperimentLog
@@ -23,7 +24,7 @@ from infnet.experiments.page import as_html
 from infnet.experiments.power import PowerSettings, plan, plan_from_log
 from infnet.experiments.reading import load_experiments
 from infnet.experiments.ready_table import ReadyTable
-from infnet.experiments.report import as_json, as_text, plan_as_text, text_table
+from infnet.experiments.report import as_json, as_text, plan_as_text
 from infnet.experiments.settings import AnalysisSettings, Looks
 from infnet.experiments.spec import Experiment
 from infnet.experiments.user_table import user_table

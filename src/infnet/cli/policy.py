@@ -11,20 +11,17 @@ import typer
 
 from infnet.data.layout import TaskLayout
 from infnet.errors import did_you_mean
-from infnet.experiments.report import text_table
+from infnet.evaluation.plain_table import text_table
 from infnet.ranking.formula import Formula
 from infnet.ranking.interval import Interval
 from infnet.ranking.offpolicy import Estimate
-from infnet.ranking.policy import Policy
+from infnet.ranking.policy import Policy, policy_document
 from infnet.ranking.policy_spec import InputSpec, PolicySpec
 from infnet.ranking.rerank.spec import AtLeast
-from infnet.schema.documents import load_document
 
 __all__ = ["policy_app"]
 
 policy_app = typer.Typer(help="Ranking policies: what items are worth, and what pages may hold.", no_args_is_help=True)
-
-_WHAT = "a policy is a mapping with objectives, such as {click: {formula: p_click}}"
 
 
 @policy_app.command("check")
@@ -120,11 +117,13 @@ def compare_command(
 
 
 def _loaded(file: Path, bundle: Path | None) -> Policy:
+    document = policy_document(file)
+    spec = document.validated(PolicySpec)
     if bundle is None:
-        return Policy.load(file, _named_tasks(load_document(file, _WHAT).validated(PolicySpec)))
+        return Policy(spec, _named_tasks(spec), document)
     from infnet.export.bundle import Bundle
 
-    return Policy.load(file, Bundle.open(bundle).layout.tasks)
+    return Policy(spec, Bundle.open(bundle).layout.tasks, document)
 
 
 def _interval(estimate: Estimate) -> str:

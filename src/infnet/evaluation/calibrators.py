@@ -90,7 +90,7 @@ def fit_calibration(
 
     Raises:
         SpecError: scikit-learn is not installed.
-        DataError: The labels fall where the predictions rise.
+        DataError: The labels of all rows together fall where the predictions rise.
     """
     known = ~np.isnan(np.asarray(labels, dtype=np.float64))
     truth = np.asarray(labels, dtype=np.float64)[known]
@@ -103,7 +103,10 @@ def fit_calibration(
         names = np.asarray(segments)[known]
         for name in np.unique(names):
             here = names == name
-            curve = _curve(truth[here], given[here], kind, method)
+            try:
+                curve = _curve(truth[here], given[here], kind, method)
+            except DataError:  # as chance will have it in one segment of many
+                continue
             if curve is not None:
                 curves[str(name)] = curve
     return TaskCalibration(overall=overall, segments=curves)

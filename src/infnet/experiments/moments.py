@@ -55,7 +55,7 @@ def load_tea_tasting() -> ModuleType:
         SpecError: It is not installed.
     """
     try:
-        import tea_tasting.aggr  # type: ignore[import-untyped]
+        import tea_tasting.aggr
     except ImportError as error:
         message = "experiments are analysed by tea-tasting, which is not here: pip install 'infnet[experiments]'"
         raise SpecError(message) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from infnet.experiments.spec import ExperimentsSpec
-from infnet.schema.documents import Document, read_text
+from infnet.schema.documents import Document, load_document
 
 __all__ = ["load_experiments", "parse_experiments"]
 
@@ -14,7 +14,7 @@ _WHAT = "found no mapping, wanted one with experiments and perhaps layers"
 
 def load_experiments(path: Path) -> ExperimentsSpec:
     """Experiments from a YAML file; see :func:`parse_experiments`."""
-    return parse_experiments(read_text(path), str(path))
+    return load_document(path, _WHAT).validated(ExperimentsSpec)
 
 
 def parse_experiments(text: str, source: str = "experiments") -> ExperimentsSpec:

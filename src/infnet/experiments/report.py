@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from infnet.evaluation.plain_table import text_table
 from infnet.experiments.analysis import Analysis, DayEffect, Effect
 from infnet.experiments.power import Plan
 from infnet.experiments.verdict import Verdict, percent, relative_text
@@ -19,7 +20,6 @@ __all__ = [
     "facts",
     "headline",
     "plan_as_text",
-    "text_table",
 ]
 
 Daily = Mapping[tuple[str, str], Sequence[DayEffect]]
@@ -76,21 +76,6 @@ def effect_cells(effect: Effect) -> list[str]:
     change = "" if found is None else relative_text(effect)
     result = f"guardrail, {effect.state}" if effect.metric.is_guardrail else effect.state
     return [effect.metric.name, effect.variant, *means, change, _p(effect.corrected_p), result]
-
-
-def text_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Lines of aligned columns, the first ``left`` of them and the last to the left."""
-    widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        last = len(cells) - 1
-        padded = (
-            cell.ljust(width) if index < left or index == last else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(padded).rstrip()
-
-    return [line(titles), "  ".join("-" * width for width in widths), *(line(row) for row in rows)]
 
 
 def as_json(analysis: Analysis, verdict: Verdict, daily: Daily) -> dict[str, Any]:

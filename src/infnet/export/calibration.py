@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infnet.data.dataset import Dataset, SplitRows
 from infnet.data.layout import Layout
-from infnet.errors import SpecError, did_you_mean
+from infnet.errors import DataError, SpecError, did_you_mean
 from infnet.evaluation.calibration import expected_calibration_error, pcoc
 from infnet.evaluation.calibrators import CalibrationMethod, TaskCalibration, fit_calibration
 from infnet.evaluation.predict import predict
@@ -104,11 +104,12 @@ def calibrate(
         dataset: With labels.
         split: That the model has not learnt from.
         settings: How.
-        before: Of the model that this one is an update of; its curve stays where there are too few rows for another.
+        before: Of the model that this one is an update of; its curve for all segments together stays where the rows are
+            too few, or too noisy, for another.
 
     Raises:
         SpecError: The feature to tell segments apart by is none, or scikit-learn is not installed.
-        DataError: The model has learnt nothing of a task.
+        DataError: The model has learnt nothing of a task, and there was none before.
     """
     layout, rows, method, by = model.layout, dataset.rows(split), settings.method, settings.by
     if by is not None:
@@ -118,10 +119,16 @@ def calibrate(
     halves = np.random.default_rng(0).random(len(rows)) < 0.5
     tasks, quality = dict[str, TaskCalibration](), dict[str, CalibrationQuality]()
     for task, labels, scores in zip(layout.tasks, found.labels.T, found.scores.T, strict=True):
-        curves = fit_calibration(labels, scores, task.kind, method, segments)
+        old = None if before is None else before.tasks.get(task.name)
+        try:
+            curves = fit_calibration(labels, scores, task.kind, method, segments)
+        except DataError:
+            if old is None:
+                raise
+            curves = None
         if curves is None:
-            if before is not None and task.name in before.tasks:
-                tasks[task.name] = TaskCalibration(overall=before.tasks[task.name].overall)
+            if old is not None:
+                tasks[task.name] = TaskCalibration(overall=old.overall)
             continue
         tasks[task.name] = curves
         if task.kind == "binary":
@@ -144,7 +151,10 @@ def _crossed(
     known = ~np.isnan(labels)
     calibrated = scores.copy()
     for half in (halves, ~halves):
-        curves = fit_calibration(labels[~half], scores[~half], "binary", method)
+        try:
+            curves = fit_calibration(labels[~half], scores[~half], "binary", method)
+        except DataError:
+            return None
         if curves is None:
             return None
         calibrated[half] = curves.overall.apply(scores[half])

@@ -119,8 +119,8 @@ class Formula:
         if depth > _DEEPEST:
             raise self._error(f"is nested deeper than {_DEEPEST}; split it into several objectives")
         if isinstance(node, ast.Constant):
-            constant = np.float64(self._number(node))
-            return lambda columns: constant  # type: ignore[return-value]
+            constant = np.array(self._number(node), dtype=np.float64)
+            return lambda columns: constant
         if isinstance(node, ast.Name):
             name = node.id
             if name in FUNCTIONS:

@@ -17,13 +17,13 @@ from infnet.errors import DataError, SpecError, did_you_mean
 from infnet.ranking.ads.sales import AdSales
 from infnet.ranking.combine import combine, normalise
 from infnet.ranking.formula import Formula
-from infnet.ranking.interval import Interval, IntervalError
+from infnet.ranking.interval import Interval
 from infnet.ranking.policy_spec import InputSpec, Objective, PolicySpec
 from infnet.ranking.rerank.inputs import Inputs
 from infnet.ranking.rerank.page import Reranker
-from infnet.schema.documents import Document, read_text
+from infnet.schema.documents import Document, load_document
 
-__all__ = ["Policy", "Scored"]
+__all__ = ["Policy", "Scored", "policy_document"]
 
 _RANGES = {"binary": (0.0, 1.0), "regression": (0.0, 1e6)}
 _FIELD_RANGE = (-1e6, 1e6)
@@ -40,6 +40,15 @@ class Scored:
     """By objective its part in each score (N,): they add up to it, or of a product of powers multiply to it."""
     columns: Mapping[str, NDArray[np.float64]]
     """By input what formulas read: (N,), or () of the request's."""
+
+
+def policy_document(path: Path) -> Document:
+    """A policy file that is not checked yet.
+
+    Raises:
+        SpecError: It cannot be read, or is no YAML mapping.
+    """
+    return load_document(path, _WHAT)
 
 
 class Policy:
@@ -71,16 +80,19 @@ class Policy:
                     f"the model predicts no task '{given.task}'{did_you_mean(given.task, kinds)}", "inputs", name
                 )
         known |= spec.inputs
-        self._formulas = {
-            name: self._formula(objective.formula, known, "objectives", name, "formula")
-            for name, objective in spec.objectives.items()
-        }
-        self._segments = [
-            self._formula(segment.when, {n: i for n, i in known.items() if i.request}, "segments", index, "when")
-            for index, segment in enumerate(spec.segments)
-        ]
-        self.ranges = {name: Interval(*self._range(each, kinds)) for name, each in known.items()}
+        self.ranges = {name: Interval(*_range(each, kinds)) for name, each in known.items()}
         inputs = Inputs(self.ranges, self._place)
+        self._formulas: dict[str, Formula] = {}
+        self.bounds: dict[str, Interval] = {}
+        """By objective, what its formula can come to."""
+        for name, objective in spec.objectives.items():
+            self._formulas[name], bound = inputs.formula(objective.formula, "objectives", name, "formula")
+            self._check_bound(name, objective, bound)
+            self.bounds[name] = bound
+        of_request = Inputs({name: self.ranges[name] for name, each in known.items() if each.request}, self._place)
+        self._segments = [
+            of_request.formula(each.when, "segments", index, "when")[0] for index, each in enumerate(spec.segments)
+        ]
         self.ads = None if spec.ads is None else AdSales(spec.ads, inputs)
         """Sells positions to ads. Like the re-ranker it reads the columns of :class:`Scored`."""
         ad_field = "is_ad" if spec.ads is None else spec.ads.field
@@ -89,10 +101,6 @@ class Policy:
         used = {name for formula in (*self._formulas.values(), *self._segments) for name in formula.names}
         used.update(self.reranker.names, () if self.ads is None else self.ads.names)
         self.inputs: Mapping[str, InputSpec] = {name: known[name] for name in known if name in used}
-        self.bounds = {name: self._bound(name, objective) for name, objective in spec.objectives.items()}
-        """By objective, what its formula can come to."""
-        for index, when in enumerate(self._segments):
-            self._checked(when, "segments", index, "when")
         self._weights = np.array([objective.weight for objective in spec.objectives.values()])
         self.version = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12]
 
@@ -103,7 +111,8 @@ class Policy:
         Raises:
             SpecError: It cannot be used; names the file, the line, what was found and what was wanted.
         """
-        return cls.parse(read_text(Path(path)), tasks, str(path))
+        document = policy_document(Path(path))
+        return cls(document.validated(PolicySpec), tasks, document)
 
     @classmethod
     def parse(cls, text: str, tasks: Sequence[TaskLayout], source: str = "policy") -> Policy:
@@ -177,29 +186,8 @@ class Policy:
             columns[name] = np.clip(raw, self.ranges[name].low, self.ranges[name].high)
         return columns
 
-    def _formula(self, text: str, known: Mapping[str, InputSpec], *loc: int | str) -> Formula:
-        formula = Formula(text, self._place(*loc))
-        for name in sorted(formula.names):
-            if name not in known:
-                raise self._error(
-                    f"'{name}' is neither a prediction nor declared under 'inputs'{did_you_mean(name, known)}", *loc
-                )
-        return formula
-
-    def _range(self, declared: InputSpec, kinds: Mapping[str, str]) -> tuple[float, float]:
-        if declared.range is not None:
-            return declared.range
-        return _FIELD_RANGE if declared.task is None else _RANGES[kinds[declared.task]]
-
-    def _checked(self, formula: Formula, *loc: int | str) -> Interval:
-        try:
-            return formula.bound(self.ranges)
-        except IntervalError as error:  # pragma: no cover - a formula tells it as a SpecError
-            raise self._error(str(error), *loc) from error
-
-    def _bound(self, name: str, objective: Objective) -> Interval:
-        """What an objective can come to, checked for what is done with it."""
-        bound = self._checked(self._formulas[name], "objectives", name, "formula")
+    def _check_bound(self, name: str, objective: Objective, bound: Interval) -> None:
+        """See that what an objective can come to suits what is done with it."""
         weight = max((objective.weight, *(s.weights.get(name, 0.0) for s in self.spec.segments)), key=abs)
         if self.spec.combine == "product_of_powers":
             if bound.low < 0:
@@ -218,7 +206,6 @@ class Policy:
                 f"weight {weight:g} times the formula may overflow; wanted a smaller one",
                 *("objectives", name, "weight"),
             )
-        return bound
 
     def _place(self, *loc: int | str) -> str:
         path = ".".join(str(part) for part in loc)
@@ -226,6 +213,12 @@ class Policy:
 
     def _error(self, what: str, *loc: int | str) -> SpecError:
         return SpecError(f"{self._place(*loc)}: {what}")
+
+
+def _range(declared: InputSpec, kinds: Mapping[str, str]) -> tuple[float, float]:
+    if declared.range is not None:
+        return declared.range
+    return _FIELD_RANGE if declared.task is None else _RANGES[kinds[declared.task]]
 
 
 def _number(value: Any, field: str, default: float) -> float:

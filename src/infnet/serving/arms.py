@@ -10,7 +10,7 @@ from infnet.errors import SpecError
 from infnet.experiments.assignment import Assigner
 from infnet.experiments.reading import load_experiments
 from infnet.experiments.spec import Experiment, ExperimentsSpec
-from infnet.serving.live import ModelHolder
+from infnet.serving.live import LiveModel, ModelHolder
 from infnet.serving.policy_file import PolicyFile
 from infnet.serving.settings import ServeSettings
 
@@ -61,14 +61,18 @@ class Arms:
 
         Raises:
             ArtifactError: A model cannot be served.
-            SpecError: A policy or the experiments cannot be used.
+            SpecError: A policy or the experiments cannot be used, or a model lacks the task of ``settings.by`` or, of
+                a variant, reads behaviours that the service's own does not.
         """
         holders: dict[Path, ModelHolder] = {}
         policies: dict[tuple[Path, Path], PolicyFile] = {}
 
         def arm(bundle: Path, policy: Path | None) -> Arm:
             if bundle not in holders:
-                holders[bundle] = ModelHolder(bundle, backend=settings.backend)
+                holder = holders[bundle] = ModelHolder(bundle, backend=settings.backend)
+                if settings.by is not None:
+                    holder.live.check_task(settings.by)
+                _check_behaviours(bundle, holder.live, holders[settings.model].live)
             if policy is not None and (bundle, policy) not in policies:
                 policies[bundle, policy] = PolicyFile(policy, holders[bundle])
             return Arm(holders[bundle], None if policy is None else policies[bundle, policy])
@@ -149,6 +153,16 @@ def _check_layers(spec: ExperimentsSpec, path: Path) -> None:
             raise SpecError(
                 f"{path}: '{first.name}' of layer '{first.layer}' and '{one.name}' of layer '{one.layer}' both give "
                 "variants a policy or a bundle, and a user may be in both; put them into one layer"
+            )
+
+
+def _check_behaviours(path: Path, model: LiveModel, own: LiveModel) -> None:
+    """Histories are kept of the behaviours of the service's own model."""
+    for name in model.delays_ms:
+        if name not in own.delays_ms:
+            raise SpecError(
+                f"{path}: reads the behaviour '{name}', of which the service's own model keeps no history; "
+                "take a bundle of the same dataset spec"
             )
 
 

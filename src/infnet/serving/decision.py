@@ -50,7 +50,7 @@ def decide(
     by: str | None,
     *,
     vectors: Callable[[], NDArray[np.floating]],
-    may_rerank: Callable[[], bool] = lambda: True,
+    may_rerank: Callable[[], bool],
 ) -> Decision:
     """Order the candidates of a request.
 

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from infnet.errors import ArtifactError, InfnetError
+from infnet.errors import ArtifactError, InfnetError, SpecError, did_you_mean
 from infnet.export.bundle import BackendName, Bundle
 from infnet.schema import DatasetSpec, load_spec
 from infnet.serving.events import IMPRESSION
@@ -93,6 +93,15 @@ class LiveModel:
         """Candidate features that a feature store may hold for each item."""
         features = self.ranker.bundle.encoder.features.values()
         return tuple(f.name for f in features if f.side == "candidate" and f.reads == "column")
+
+    def check_task(self, name: str) -> None:
+        """See that it predicts something.
+
+        Raises:
+            SpecError: It has no such task.
+        """
+        if name not in self.ranker.tasks:
+            raise SpecError(f"no task is called '{name}'{did_you_mean(name, self.ranker.tasks)}")
 
     def item_vectors(self, items: NDArray[np.integer]) -> NDArray[np.floating]:
         """(N, D) what the model makes of each item's own features, by which items are compared.

@@ -22,7 +22,6 @@ from infnet.serving.app import create_app
 from infnet.serving.arms import Arms
 from infnet.serving.event_log import EventLog
 from infnet.serving.logs import set_up_logs
-from infnet.serving.service import check_task
 from infnet.serving.settings import ServeSettings
 from infnet.serving.system import fill_store, open_feature_store
 
@@ -126,9 +125,6 @@ def _bind(settings: ServeSettings) -> socket.socket:
 def _try_out(settings: ServeSettings) -> None:
     """Fill the store once, and find out what cannot be had, before several processes would each do it."""
     arms = Arms.open(settings)
-    if settings.by is not None:
-        for holder in arms.holders:
-            check_task(holder.live, settings.by)
     live = arms.default.holder.live
     with closing(open_feature_store(settings, live)) as store:
         if settings.loads:

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from infnet.errors import DataError, InfnetError, SpecError, StoreError, did_you_mean
+from infnet.errors import DataError, InfnetError, StoreError
 from infnet.serving.arms import Arms
 from infnet.serving.budget import DEGRADATIONS, Costs, Degradation
 from infnet.serving.decision import Decision, decide
@@ -23,7 +23,7 @@ from infnet.serving.metrics import ServiceMetrics
 from infnet.serving.ticket import Prepared, Ticket, asks_items, by_prior, prepare, told_apart
 from infnet.serving.wire import ItemReply, RankBody, RankReply
 
-__all__ = ["RankingService", "check_task"]
+__all__ = ["RankingService"]
 
 _log = structlog.get_logger(__name__)
 _USED = 0.9
@@ -66,7 +66,7 @@ class RankingService:
         self._by, self._deadline_s, self._max_candidates = by, deadline_s, max_candidates
         if by is not None:
             for holder in arms.holders:
-                check_task(holder.live, by)
+                holder.live.check_task(by)
 
     def admit(self, body: RankBody, arrived: float) -> Ticket:
         """A ticket for a request.
@@ -82,7 +82,7 @@ class RankingService:
         assigned = self.arms.of(user, time_ms)
         model = assigned.arm.holder.live
         if body.by is not None:
-            check_task(model, body.by)
+            model.check_task(body.by)
         encoder, arms = model.ranker.encoder, self.arms
         values, fields = told_apart(values, encoder.candidate_names, arms.item_fields)
         context, request_fields = told_apart(body.context, encoder.context_names, arms.request_fields)
@@ -204,7 +204,7 @@ class RankingService:
         ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
         by = ticket.body.by
         if by is not None:
-            check_task(model, by)  # once more: the model may be another one than when it was admitted
+            model.check_task(by)  # once more: the model may be another one than when it was admitted
         elif prepared.policy is None and self._by in tasks:
             by = self._by
         decision = decide(
@@ -307,9 +307,3 @@ class RankingService:
         for task, column in zip(model.ranker.tasks, predictions.T, strict=True):
             if len(column):
                 metrics.scores.labels(task).observe(float(column[0]))
-
-
-def check_task(model: LiveModel, name: str) -> None:
-    """Raise a ``SpecError`` if a model has no such task."""
-    if name not in model.ranker.tasks:
-        raise SpecError(f"no task is called '{name}'{did_you_mean(name, model.ranker.tasks)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,9 +20,9 @@ from infnet.serving.feature_store.base import FeatureStore, history_bounds
 from infnet.serving.feature_store.load import load_store
 from infnet.serving.features import FeatureService
 from infnet.serving.ingest import EventIngest
-from infnet.serving.live import LiveModel
+from infnet.serving.live import LiveModel, ModelHolder
 from infnet.serving.metrics import ServiceMetrics
-from infnet.serving.service import RankingService, check_task
+from infnet.serving.service import RankingService
 from infnet.serving.settings import ServeSettings
 from infnet.serving.store_feeder import StoreFeeder
 from infnet.serving.ticket import Ticket
@@ -82,15 +83,13 @@ class System:
                 begin: requests are answered without it.
         """
         arms = Arms.open(settings)
-        if settings.by is not None:
-            for holder in arms.holders:
-                check_task(holder.live, settings.by)  # before anything is made
         store = open_feature_store(settings, arms.default.holder.live)
         return cls(settings, arms, store, EventLog(settings.events, fsync=settings.fsync))
 
     def start(self) -> None:
         """Begin to serve."""
-        self.holder.on_swap = self._swapped
+        for holder in self.arms.holders:
+            holder.on_swap = partial(self._swapped, holder)
         for policy in self.arms.policies:
             policy.on_change = self._policy_changed
         self.arms.watch()
@@ -179,9 +178,9 @@ class System:
         live.ranker.encoder.encode(RankRequest("", [key], {}, values))
         self.store.put_items({key: features})
 
-    def _swapped(self, model: LiveModel | None) -> None:
+    def _swapped(self, holder: ModelHolder, model: LiveModel | None) -> None:
         self.metrics.swaps.labels("refused" if model is None else "taken").inc()
-        if model is not None:
+        if model is not None and holder is self.holder:
             self.metrics.serving(model)
 
     def _policy_changed(self, policy: Policy | None) -> None:

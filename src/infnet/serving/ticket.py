@@ -137,8 +137,7 @@ def _encoded(
 ) -> tuple[dict[str, list[Any]], UserState, EncodedRequest]:
     encoder = model.ranker.encoder
     state = encoder.snapshot(ticket.user) if known.user is None else encoder.recall(ticket.user, known.user)
-    values = _merged(model.dynamic_features, ticket.values, known, places)
-    values |= {name: [column[i] for i in places] for name, column in ticket.values.items() if name not in values}
+    values = _merged([*dict.fromkeys((*ticket.values, *model.dynamic_features))], ticket.values, known, places)
     request = RankRequest(state, [ticket.items[i] for i in places], ticket.context, values, ticket.time_ms)
     return values, state, encoder.encode(request)
 
