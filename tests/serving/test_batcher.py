@@ -325,6 +325,19 @@ def test_there_is_no_room_for_who_would_wait_for_half_of_its_time(parts, busy, a
     outcomes([first, *futures])
 
 
+def test_who_was_given_up_takes_room_in_the_queue_and_no_time(parts, busy, ask):
+    watched, batcher, first = busy(queue=4)
+    for _ in range(400):
+        parts.service.costs.served(0.05)
+    futures = ask(batcher, *(parts.ticket(deadline_ms=20) for _ in range(3)))
+    assert all(outcome.degraded == ["popularity_order"] for outcome in outcomes(futures))
+    waits(batcher, 0)
+    assert batcher.has_room(0.1)
+    assert not batcher.has_room(0.1, 2)
+    watched.gate.set()
+    outcomes([first])
+
+
 def test_a_service_that_was_slow_and_refused_everybody_finds_out_that_it_is_no_longer(parts, start):
     _, batcher = start(workers=1)
     for _ in range(400):

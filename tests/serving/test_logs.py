@@ -1,8 +1,13 @@
+import contextlib
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+import structlog
+
+from infnet.serving.logs import set_up_logs
 
 LINES = """
 import logging, sys
@@ -66,3 +71,19 @@ def test_a_line_holds_what_it_was_given_and_nothing_else(written):
     assert "trace_id" not in failed
     assert bad.keys() == started.keys() == {"event", "level", "timestamp"}
     assert [line["level"] for line in written["info"]] == ["info", "warning", "error", "info", "error"]
+
+
+def test_a_logger_that_was_used_follows_standard_error_to_another_place():
+    log = structlog.get_logger("a module's own")
+    try:
+        for text in ("first", "second"):
+            with contextlib.redirect_stderr(io.StringIO()) as place:
+                set_up_logs("info")
+                log.info(text)
+            assert json.loads(place.getvalue())["event"] == text
+            place.close()
+        with contextlib.redirect_stderr(io.StringIO()) as place:
+            log.info("third")
+        assert json.loads(place.getvalue())["event"] == "third"
+    finally:
+        structlog.reset_defaults()

@@ -66,19 +66,19 @@ class Batcher:
 
     def has_room(self, budget_s: float, more: int = 1) -> bool:
         """Whether requests that come now are likely to be answered in time."""
-        before = len(self._waiting)
-        last = before + more - 1
-        if last >= self._limit:
+        if len(self._waiting) + more > self._limit:
             return False
-        is_soon = self.service.costs.wait_s(last, len(self._threads)) <= self._shed_share * budget_s
+        before = self.num_waiting
+        is_soon = self.service.costs.wait_s(before + more - 1, len(self._threads)) <= self._shed_share * budget_s
         if not is_soon and not before:
             self.service.costs.shed()
         return is_soon
 
     @property
     def num_waiting(self) -> int:
-        """Tickets that wait."""
-        return len(self._waiting)
+        """Tickets that wait; not those that were given up, which take no time."""
+        with self._condition:
+            return sum(not ticket.is_answered for ticket, _ in self._waiting)
 
     @property
     def is_alive(self) -> bool:
