@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "InfnetError",
     "InputError",
+    "ServiceError",
     "SpecError",
     "StoreError",
     "TrainingError",
@@ -43,6 +44,10 @@ class ArtifactError(InputError):
 
 class TrainingError(InfnetError):
     """Training cannot go on, such as a loss that is no number. Exit code 1."""
+
+
+class ServiceError(InfnetError):
+    """A service that is asked over the network does not answer, or not as it should. Exit code 1."""
 
 
 class StoreError(InfnetError):

@@ -23,6 +23,7 @@ from infnet.cli.profile import profile_command
 from infnet.cli.publish import publish_command
 from infnet.cli.rank import rank_command
 from infnet.cli.serve import serve_command
+from infnet.cli.simulate import simulate_command
 from infnet.cli.train import train_command
 from infnet.cli.tune import tune_command
 from infnet.cli.update import update_command
@@ -51,6 +52,7 @@ app.command("update")(update_command)
 app.command("publish")(publish_command)
 app.add_typer(policy_app, name="policy")
 app.add_typer(ab_app, name="ab")
+app.command("simulate")(simulate_command)
 app.command("tune")(tune_command)
 app.command("benchmark")(benchmark_command)
 app.command("ablate")(ablate_command)

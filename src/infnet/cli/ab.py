@@ -22,7 +22,7 @@ from infnet.experiments.metrics import MetricSpec, default_metrics, parse_metric
 from infnet.experiments.moments import load_tea_tasting
 from infnet.experiments.page import as_html
 from infnet.experiments.power import PowerSettings, plan, plan_from_log
-from infnet.experiments.reading import load_experiments
+from infnet.experiments.reading import DECLARED, load_experiments
 from infnet.experiments.ready_table import ReadyTable
 from infnet.experiments.report import as_json, as_text, plan_as_text
 from infnet.experiments.settings import AnalysisSettings, Looks
@@ -42,7 +42,8 @@ _Table = Annotated[
     Path | None, typer.Option(help="Ready user table (Parquet, CSV), instead of --events.", show_default=False)
 ]
 _Experiments = Annotated[
-    Path | None, typer.Option("--experiments", help="Experiments file that declares it.", show_default=False)
+    Path | None,
+    typer.Option("--experiments", help="Experiments file that declares it; the log's by default.", show_default=False),
 ]
 _Metrics = Annotated[
     list[str] | None,
@@ -86,7 +87,7 @@ def report_command(
     Example: infnet ab report --table users.parquet --experiment pricing --metric orders --fixed
     """
     load_tea_tasting()
-    declared = _declared(file, name, control)
+    declared = _declared(file, name, control) or _declared_in(events, name, control)
     segments = segment or []
     if _is_table(events, table):
         ready = ReadyTable.read(_given(table))
@@ -207,6 +208,15 @@ def _declared(file: Path | None, name: str, control: str | None) -> Experiment |
         return load_experiments(file).experiment(name)
     except SpecError as error:
         raise SpecError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+
+
+def _declared_in(events: Path | None, name: str, control: str | None) -> Experiment | None:
+    """As the service of an event log had it; None if it had no such experiment, or another control is wanted."""
+    file = None if events is None else events / DECLARED
+    if file is None or control is not None or not file.is_file():
+        return None
+    spec = load_experiments(file)
+    return spec.experiment(name) if name in spec.names else None
 
 
 def _is_table(events: Path | None, table: Path | None) -> bool:

@@ -67,6 +67,9 @@ def serve_command(
         typer.Option(help="File with the token for what changes anything; or INFNET_TOKEN.", show_default=False),
     ] = None,
     load: Annotated[bool, typer.Option(help="Fill a new store with the bundle's histories.")] = True,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Requests and events say themselves when they were: for simulations.")
+    ] = False,
     tracing: Annotated[bool, typer.Option("--tracing", help="Send OpenTelemetry spans.")] = False,
     log_level: Annotated[LogLevel, typer.Option(help="Of the log lines.")] = LogLevel.INFO,
 ) -> None:
@@ -98,6 +101,7 @@ def serve_command(
         batch_wait_ms=batch_wait_ms,
         max_candidates=max_candidates,
         fsync=fsync.value,
+        replays=replay,
         loads=load,
         tracing=tracing,
         log_level=log_level.value,

@@ -6,7 +6,7 @@ import json
 import signal
 import tempfile
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +57,12 @@ def update_command(
     unsure: Annotated[
         Unsure, typer.Option(help="With too few held-out rows to judge by: refuse what looks worse, accept, or refuse.")
     ] = "careful",
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            help="Join labels as of then, UTC, where the log is a replay's.  [default: now]", show_default=False
+        ),
+    ] = None,
     users: Annotated[
         Path | None, typer.Option(help="Raw features of new or changed users (Parquet, CSV).", show_default=False)
     ] = None,
@@ -81,12 +87,13 @@ def update_command(
     )
     kept = samples or events / "samples"
     if follow:
-        if to is None or users is not None or items is not None:
-            raise SpecError("--follow publishes to --to DIRECTORY, and takes neither --users nor --items")
+        if to is None or users is not None or items is not None or as_of is not None:
+            raise SpecError("--follow publishes to --to DIRECTORY, and takes neither --users, --items nor --as-of")
         _follow(Follower(bundle, events, kept, to, settings, min_samples=min_samples), every, as_json=as_json)
         return
     parent = Bundle.open(bundle_at(bundle))
-    join_labels(events, kept, load_spec(parent.path / "spec.yaml"), delayed=delayed)
+    now_ms = None if as_of is None else round(1000 * as_of.replace(tzinfo=UTC).timestamp())
+    join_labels(events, kept, load_spec(parent.path / "spec.yaml"), now_ms=now_ms, delayed=delayed)
     if not count_new(kept, parent.manifest.lineage.samples_part):
         raise DataError(f"{kept}: holds nothing that {parent.path} has not learnt from; wait for labels to be due")
     given = ("users", users), ("items", items)

@@ -58,7 +58,7 @@ def compare(
     c, t = moments(metric, (control, treatment), usable)
     variance = c.squared_error + t.squared_error
     if not (c.has_spread or t.has_spread):
-        return None
+        return _never(metric, c, t)
     raw = sum(m.squared_error for m in moments(metric, (control, treatment), _without_pre(metric, usable)))
     if settings.looks == "fixed":
         found = tea_metric(metric, usable, confidence_level=1 - settings.alpha).analyze_aggregates(control, treatment)
@@ -85,6 +85,13 @@ def compare(
         p_harmed=harmed,
         narrowed=math.sqrt(variance / raw) if raw > 0 else 1.0,
     )
+
+
+def _never(metric: MetricSpec, control: Moments, treatment: Moments) -> Comparison | None:
+    """Of a guardrail against what never happened to anybody: it holds."""
+    if not metric.is_guardrail or metric.better == "higher" or control.mean != 0 or treatment.mean != 0:
+        return None
+    return Comparison(0.0, 0.0, relative=None, low=None, high=None, p_value=1.0, p_held=0.0, p_harmed=1.0, narrowed=1.0)
 
 
 def fieller(control: Moments, treatment: Moments, critical: float) -> tuple[float | None, float | None]:

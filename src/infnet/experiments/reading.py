@@ -7,7 +7,10 @@ from pathlib import Path
 from infnet.experiments.spec import ExperimentsSpec
 from infnet.schema.documents import Document, load_document
 
-__all__ = ["load_experiments", "parse_experiments"]
+__all__ = ["DECLARED", "load_experiments", "parse_experiments"]
+
+DECLARED = "experiments.yaml"
+"""In an event log: the experiments file of the service that began to write it last."""
 
 _WHAT = "found no mapping, wanted one with experiments and perhaps layers"
 

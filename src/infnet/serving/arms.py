@@ -38,6 +38,7 @@ class Arms:
 
     Attributes:
         experiments: Names of those declared.
+        counted: Types of events that their metrics count.
 
     Args:
         default: For whoever is in no variant that has a bundle or a policy of its own.
@@ -53,6 +54,9 @@ class Arms:
     ) -> None:
         self.default, self._variants = default, dict(variants or {})
         self.experiments: tuple[str, ...] = () if spec is None else tuple(spec.names)
+        metrics = [] if spec is None else [metric for each in spec.experiments for metric in each.metrics]
+        measures = [measure for metric in metrics for measure in metric.measures if measure.is_of_events]
+        self.counted = frozenset(measure.event for measure in measures)
         self._assigner = None if spec is None else Assigner(spec)
 
     @classmethod

@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 import structlog
 
 from infnet.errors import SpecError, StoreError
+from infnet.serving.clock import Clock
 from infnet.serving.events import Event, Served
 from infnet.serving.log_reader import newest_event_ids, newest_served
 from infnet.serving.segment_writer import Fsync, SegmentWriter
@@ -48,6 +48,7 @@ class EventLog:
         fsync: See above.
         segment_mb: Size after which the next segment begins; it also does when one is an hour old.
         writer: Name of the writer; by default one after the host, which no other process uses at the moment.
+        clock: Tells when records arrive; the machine's by default.
 
     Attributes:
         directory, writer: Of this log.
@@ -66,8 +67,9 @@ class EventLog:
         segment_mb: int = 64,
         writer: str | None = None,
         max_age_s: float = 3600.0,
+        clock: Clock | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory, self._clock = directory, clock or Clock()
         self._clock_lock = threading.Lock()
         try:
             self._claim, self.writer = _claimed(directory / "writers", writer)
@@ -155,7 +157,7 @@ class EventLog:
 
     def _now(self) -> int:
         with self._clock_lock:
-            self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)
+            self._last_ms = max(self._last_ms, self._clock.now_ms())
             return self._last_ms
 
     def _stamps(self) -> list[int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import msgspec
 
 from infnet.errors import DataError, StoreError, did_you_mean
+from infnet.serving.clock import Clock
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Event
 from infnet.serving.exposure import ExposureMemory
@@ -42,6 +42,8 @@ class EventIngest:
         holder: Of the live model, whose tasks and behaviours say which types there are.
         memory: Of what was served.
         metrics: Counts fates.
+        clock: Says when an event was that does not say so; the machine's by default.
+        counted: Types of events that are taken besides those that the model knows, for experiments to count.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class EventIngest:
         holder: ModelHolder,
         memory: ExposureMemory,
         metrics: ServiceMetrics,
+        clock: Clock | None = None,
+        counted: Set[str] = frozenset(),
     ) -> None:
+        self._clock, self._counted = clock or Clock(), counted
         self._log, self._store, self._feeder = log, store, feeder
         self._holder, self._memory, self._metrics = holder, memory, metrics
         self._taken: Recent[str, None] = Recent(_REMEMBERED)
@@ -72,12 +77,12 @@ class EventIngest:
         Raises:
             StoreError: The log does not take them; none of them is taken.
         """
-        live, now = self._holder.live, time.time_ns() // 1_000_000
+        live = self._holder.live
         events: list[Event] = []
         rejected: list[Rejection] = []
         for index, each in enumerate(raw):
             try:
-                events.append(_checked(decode(each, EventBody, JSON), live, now))
+                events.append(self._checked(decode(each, EventBody, JSON), live))
             except DataError as error:
                 rejected.append(Rejection(index, str(error)))
         events = self._with_users(events)
@@ -120,28 +125,28 @@ class EventIngest:
             for event in events
         ]
 
+    def _checked(self, body: EventBody, live: LiveModel) -> Event:
+        if body.type not in live.event_types and body.type not in self._counted:
+            known = live.event_types | self._counted
+            raise DataError(f"no event is of type '{body.type}'{did_you_mean(body.type, known)}")
+        now, value = self._clock.told(body.time_ms), float(body.value)
+        if not math.isfinite(value):
+            raise DataError(f"value is {body.value}, wanted a number")
+        if body.time_ms is not None and body.time_ms > now + _AHEAD_MS:
+            ahead = (body.time_ms - now) // 1000
+            raise DataError(f"time_ms is {body.time_ms}, {ahead} s ahead of the clock; send ms since 1970")
+        item, at = str(body.item_id), [] if body.time_ms is None else [str(body.time_ms)]
+        return Event(
+            event_id=body.event_id or "/".join(map(_escaped, (body.request_id, item, body.type, *at))),
+            request_id=body.request_id,
+            item_id=item,
+            type=body.type,
+            time_ms=now if body.time_ms is None else body.time_ms,
+            value=value,
+            user_id=None if body.user_id is None else str(body.user_id),
+            received_ms=now,
+        )
+
 
 def _escaped(part: str) -> str:
     return part.replace("%", "%25").replace("/", "%2F")
-
-
-def _checked(body: EventBody, live: LiveModel, now: int) -> Event:
-    if body.type not in live.event_types:
-        raise DataError(f"no event is of type '{body.type}'{did_you_mean(body.type, live.event_types)}")
-    value = float(body.value)
-    if not math.isfinite(value):
-        raise DataError(f"value is {body.value}, wanted a number")
-    if body.time_ms is not None and body.time_ms > now + _AHEAD_MS:
-        ahead = (body.time_ms - now) // 1000
-        raise DataError(f"time_ms is {body.time_ms}, {ahead} s ahead of the clock; send ms since 1970")
-    item, at = str(body.item_id), [] if body.time_ms is None else [str(body.time_ms)]
-    return Event(
-        event_id=body.event_id or "/".join(map(_escaped, (body.request_id, item, body.type, *at))),
-        request_id=body.request_id,
-        item_id=item,
-        type=body.type,
-        time_ms=now if body.time_ms is None else body.time_ms,
-        value=value,
-        user_id=None if body.user_id is None else str(body.user_id),
-        received_ms=now,
-    )

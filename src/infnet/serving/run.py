@@ -18,12 +18,14 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from infnet.errors import SpecError
+from infnet.experiments.reading import DECLARED
 from infnet.serving.app import create_app
 from infnet.serving.arms import Arms
 from infnet.serving.event_log import EventLog
 from infnet.serving.logs import set_up_logs
 from infnet.serving.settings import ServeSettings
 from infnet.serving.system import fill_store, open_feature_store
+from infnet.training.checkpoint import write_atomically
 
 __all__ = ["app_of_environment", "serve"]
 
@@ -55,9 +57,12 @@ def serve(settings: ServeSettings, token: str | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)  # while nothing is served yet; uvicorn raises the signal again at its end
     if settings.workers == 1:
-        uvicorn.Server(_config(_loaded(settings, token), settings)).run(sockets=[bound])
+        config = _config(_loaded(settings, token), settings)
+        _note_experiments(settings)
+        uvicorn.Server(config).run(sockets=[bound])
         return
     _try_out(settings)
+    _note_experiments(settings)
     os.environ[_SETTINGS] = settings.model_dump_json()
     if token is not None:
         os.environ[_TOKEN] = token
@@ -130,6 +135,12 @@ def _try_out(settings: ServeSettings) -> None:
         if settings.loads:
             fill_store(store, live)
     EventLog(settings.events, fsync=settings.fsync).close()
+
+
+def _note_experiments(settings: ServeSettings) -> None:
+    """Put the experiments beside the log that is going to tell of them."""
+    if settings.experiments is not None:
+        write_atomically(settings.events / DECLARED, settings.experiments.read_text(encoding="utf-8"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from infnet.errors import DataError, InfnetError, StoreError
 from infnet.serving.arms import Arms
 from infnet.serving.budget import DEGRADATIONS, Costs, Degradation
+from infnet.serving.clock import Clock
 from infnet.serving.decision import Decision, decide
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Served
@@ -44,6 +45,7 @@ class RankingService:
         by: Task whose prediction is the score where there is no policy; the model's first if None.
         deadline_s: Of requests that ask for no shorter one.
         max_candidates: Of one request.
+        clock: Says when a request was made; the machine's by default.
 
     Raises:
         SpecError: ``by`` is no task of a model.
@@ -60,7 +62,9 @@ class RankingService:
         by: str | None = None,
         deadline_s: float = 0.1,
         max_candidates: int = 10_000,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self.arms, self.features, self.log = arms, features, log
         self.memory, self.metrics, self.costs = memory, metrics, Costs()
         self._by, self._deadline_s, self._max_candidates = by, deadline_s, max_candidates
@@ -72,13 +76,14 @@ class RankingService:
         """A ticket for a request.
 
         Raises:
-            DataError: It has too many candidates, or its columns do not fit each other.
+            DataError: It has too many candidates, its columns do not fit each other, or it brings a time where the
+                service has a clock of its own.
             SpecError: It asks for an unknown task.
         """
         items, values = body.columns()
         if len(items) > self._max_candidates:
             raise DataError(f"the request has {len(items)} candidates, wanted at most {self._max_candidates}")
-        user, time_ms = str(body.user_id), time.time_ns() // 1_000_000
+        user, time_ms = str(body.user_id), self._clock.of_request(body.time_ms)
         assigned = self.arms.of(user, time_ms)
         model = assigned.arm.holder.live
         if body.by is not None:

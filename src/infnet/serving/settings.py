@@ -57,6 +57,8 @@ class ServeSettings(BaseModel):
     """After which a user whom nothing is heard of is forgotten by the store."""
     fsync: Literal["always", "interval", "never"] = "interval"
     """When events reach the disk rather than the system's cache; see :class:`infnet.serving.event_log.EventLog`."""
+    replays: bool = False
+    """Whether requests and events say themselves when they were; see :class:`infnet.serving.clock.Clock`."""
     loads: bool = True
     """Whether a store that has not seen this dataset is filled from the bundle's histories."""
     tracing: bool = False

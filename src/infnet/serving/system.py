@@ -12,6 +12,7 @@ from infnet.errors import DataError
 from infnet.ranking.policy import Policy
 from infnet.serving.arms import Arms
 from infnet.serving.batcher import Batcher
+from infnet.serving.clock import Clock
 from infnet.serving.encoding import RankRequest
 from infnet.serving.event_log import EventLog
 from infnet.serving.exposure import ExposureMemory
@@ -43,7 +44,9 @@ class System:
         metrics: Counts.
     """
 
-    def __init__(self, settings: ServeSettings, arms: Arms, store: FeatureStore, log: EventLog) -> None:
+    def __init__(
+        self, settings: ServeSettings, arms: Arms, store: FeatureStore, log: EventLog, clock: Clock | None = None
+    ) -> None:
         self.settings, self.arms, self.store, self.log = settings, arms, store, log
         self.holder = holder = arms.default.holder
         self.metrics = ServiceMetrics()
@@ -59,6 +62,7 @@ class System:
             by=settings.by,
             deadline_s=settings.deadline_ms / 1000,
             max_candidates=settings.max_candidates,
+            clock=clock,
         )
         self.batcher = Batcher(
             self.service,
@@ -68,7 +72,7 @@ class System:
             wait_s=settings.batch_wait_ms / 1000,
         )
         self.feeder = StoreFeeder(log, store, holder, self.metrics, fill=self._fill)
-        self.ingest = EventIngest(log, store, self.feeder, holder, memory, self.metrics)
+        self.ingest = EventIngest(log, store, self.feeder, holder, memory, self.metrics, clock, arms.counted)
         self._tracer = Tracer() if settings.tracing else None
         self._is_open = False
 
@@ -84,7 +88,9 @@ class System:
         """
         arms = Arms.open(settings)
         store = open_feature_store(settings, arms.default.holder.live)
-        return cls(settings, arms, store, EventLog(settings.events, fsync=settings.fsync))
+        clock = Clock(replays=settings.replays)
+        log = EventLog(settings.events, fsync=settings.fsync, clock=clock)
+        return cls(settings, arms, store, log, clock)
 
     def start(self) -> None:
         """Begin to serve."""
@@ -134,7 +140,7 @@ class System:
             version=live.version,
             model=live.ranker.bundle.manifest.model,
             tasks=list(live.ranker.tasks),
-            event_types=sorted(live.event_types),
+            event_types=sorted(live.event_types | self.arms.counted),
             loaded_ms=live.loaded_ms,
             refused=self.holder.refused,
             policy=None if policy is None else policy.live.version,

@@ -79,6 +79,8 @@ class RankBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Instead of both: keys that are whole numbers, as little-endian int64 (in JSON, base64 of them)."""
     item_features: Annotated[dict[str, list[Value]], Meta(max_length=1000)] = {}
     """With either: per candidate feature one raw value per item."""
+    time_ms: Annotated[int, Meta(ge=0, le=253_402_300_800_000)] | None = None
+    """When it is made, in ms since 1970, for a service that replays; others go by their own clock."""
     limit: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Answer with so many; all by default."""
     by: str | None = None

@@ -9,9 +9,20 @@ from numpy.typing import NDArray
 
 from infnet.data.sources.latent import Floats, Ints, Items, Users
 
-__all__ = ["HOUR_MS", "TABS", "Impressions", "Policy", "Visits", "interest_strengths", "row_times"]
+__all__ = [
+    "DAY_MS",
+    "HOUR_MS",
+    "TABS",
+    "Impressions",
+    "Policy",
+    "Visits",
+    "interest_strengths",
+    "row_times",
+    "session_lengths",
+]
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 TABS: NDArray[np.int8] = np.array([1, 0, 4, 6, 2], np.int8)
 """The tabs users come through, as KuaiRand numbers them; most used first."""
 _TAB_SHARES = np.array([0.66, 0.14, 0.09, 0.07, 0.04])
@@ -76,14 +87,18 @@ def _draw_visits(users: Users, here: Ints, day: int, per_day: float, rng: np.ran
     return Visits(user, hour + 24 * day, tab)
 
 
+def session_lengths(num: int, mean: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(num,) impressions per session, geometric, 40 at most."""
+    return np.minimum(rng.geometric(1.0 / mean, num), _MAX_LENGTH)
+
+
 def row_times(shown: Impressions, play_ms: Ints, rng: np.random.Generator) -> NDArray[np.int64]:
     """(n,) ms since the first midnight: each impression follows when the one before was played; all within the hour."""
     visits, row = shown.visits, shown.row
     start = rng.integers(0, HOUR_MS // 3, len(visits))
     gap = play_ms + 400 + (1500 * rng.standard_exponential(len(row), dtype=np.float32)).astype(np.int64)
     before = np.cumsum(gap) - gap
-    first = np.flatnonzero(shown.position == 1)
-    elapsed = before - before[first][row]
+    elapsed = before - before[np.searchsorted(row, row)]
     total = np.zeros(len(visits), np.int64)
     np.maximum.at(total, row, elapsed)
     # The few sessions that would run past the hour are told faster.
@@ -107,6 +122,19 @@ class Policy:
         self._low = edge[np.searchsorted(topics, np.arange(num_topics), side="left")]
         self._high = edge[np.searchsorted(topics, np.arange(num_topics), side="right")]
 
+    def visits(self, here: Ints, per_day: float, rng: np.random.Generator) -> Visits:
+        """The day's visits of the users ``here``: at most one per clock hour, at least one each; by user, then hour.
+
+        Args:
+            per_day: Mean sessions of an average user.
+        """
+        return _draw_visits(self._users, here, self._day, per_day, rng)
+
+    def candidates(self, visits: Visits, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(V, num) items that might be shown in each visit, drawn as those of :meth:`show`; some more than once."""
+        row = np.repeat(np.arange(len(visits)), num)
+        return self._choose(visits, row, 0.0, rng)[0].reshape(len(visits), num)
+
     def show(
         self, here: Ints, per_day: float, length: float, random_share: float, rng: np.random.Generator
     ) -> Impressions:
@@ -117,9 +145,8 @@ class Policy:
             length: Mean impressions per session, less the few items that a user had seen that day.
             random_share: Of impressions whose item is drawn from all uploaded ones alike.
         """
-        visits = _draw_visits(self._users, here, self._day, per_day, rng)
-        # A session's length is geometric.
-        lengths = np.minimum(rng.geometric(1.0 / length, len(visits)), _MAX_LENGTH)
+        visits = self.visits(here, per_day, rng)
+        lengths = session_lengths(len(visits), length, rng)
         row = np.repeat(np.arange(len(visits)), lengths)
         item, is_random = self._choose(visits, row, random_share, rng)
         seen_once = np.unique(visits.user[row] * np.int64(len(self._by_topic)) + item, return_index=True)[1]

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infnet.data.sources.exposure import TABS, Policy, row_times
 from infnet.data.sources.latent import Floats, Ints
+from infnet.data.sources.presence import first_day, next_day
 from infnet.data.sources.profiles import user_features, video_features_basic, video_features_statistic
 from infnet.data.sources.truth import LABELS, Ceiling
 from infnet.data.sources.world import World, WorldConfig
@@ -77,11 +78,11 @@ def generate(world: World) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
             join_day = world.users.join_day[users]
             here[block] = (here[block] & (join_day <= day)) | ((join_day == day) & (day > 0))
             if not here[block].any():
-                here[block] = _next_day(world, users, here[block], np.zeros(0, np.float32), rng)[0]
+                here[block] = next_day(world, users, here[block], np.zeros(0, np.float32), rng)[0]
                 continue
             log, truth, joy = _one_day(world, policy, users[here[block]], day, rng)
             was_here = here[block]
-            here[block], p_return = _next_day(world, users, was_here, joy, rng)
+            here[block], p_return = next_day(world, users, was_here, joy, rng)
             local = log["user_id"].to_numpy() - users[0]
             log = log.with_columns(return_next_day=pl.Series(here[block][local].astype(np.int8)))
             truth = truth.with_columns(p_return=pl.Series(p_return[local]))
@@ -90,20 +91,7 @@ def generate(world: World) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
 
 def _first_day(world: World, block: int) -> NDArray[np.bool_]:
     users = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, world.config.num_users))
-    rng = np.random.default_rng([world.config.seed, 21, block])
-    # In the long run: come tomorrow with probability a after being here, b after being away, on the usual fare.
-    usual = np.full(len(users), world.config.long_view_rate, np.float32)
-    a, b = world.return_probability(users, usual), world.return_probability(users, usual, was="away")
-    return np.asarray(rng.random(len(users), dtype=np.float32) < b / (1 - a + b))
-
-
-def _next_day(
-    world: World, users: Ints, was_here: NDArray[np.bool_], joy: Floats, rng: np.random.Generator
-) -> tuple[NDArray[np.bool_], Floats]:
-    """Who of the block comes tomorrow, and each one's probability; ``joy`` of those who were here."""
-    p_return = world.return_probability(users, np.float32(0), was="away")
-    p_return[was_here] = world.return_probability(users[was_here], joy)
-    return rng.random(len(users), dtype=np.float32) < p_return, p_return
+    return first_day(world, users, np.random.default_rng([world.config.seed, 21, block]))
 
 
 def _one_day(
