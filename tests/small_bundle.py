@@ -1,7 +1,9 @@
-"""A small run on a dataset with every kind of feature, and bundles of it, each made once per session."""
+"""A small run on a dataset with every kind of feature, and bundles of it, each made once per process."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,8 +140,30 @@ def small_run(factory: pytest.TempPathFactory, model: str = "infnet") -> Run:
 def small_bundle(factory: pytest.TempPathFactory, model: str = "infnet") -> Bundle:
     """Of the run, in float32; not to be changed."""
     if ("bundle", model) not in _made:
-        _made["bundle", model] = export_run(small_run(factory, model), factory.mktemp("bundles") / model)
+        run = small_run(factory, model)
+        with traced_once(factory, model):
+            _made["bundle", model] = export_run(run, factory.mktemp("bundles") / model)
     return _made["bundle", model]
+
+
+@contextmanager
+def traced_once(factory: pytest.TempPathFactory, model: str) -> Iterator[None]:
+    """Meanwhile the graphs of an architecture are traced by one of the processes that run tests, for all of them."""
+    shared, trace = factory.getbasetemp(), exporter.trace_graph
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def traced(network: Any, inputs: Any) -> bytes:
+        path = shared / f"{model}-{'padded' if network.padded else 'whole'}.onnx"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                path.write_bytes(trace(network, inputs))
+            return path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "trace_graph", traced)
+        yield
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -149,19 +149,36 @@ def trace_graph(network: ServingNetwork, inputs: GraphInputs) -> bytes:
             optimize=False,
             verbose=False,
         )
-    assert program is not None
-    proto, own = program.model_proto, network.state_dict()
+        assert program is not None
+        proto = _simplified(program.model_proto, network.state_dict())
     for node in proto.graph.node:
         del node.metadata_props[:]  # where in which file it came from
-    for tensor in proto.graph.initializer:
-        if tensor.name in own:
-            tensor.ClearField("raw_data")
     traced: bytes = proto.SerializeToString(deterministic=True)
     return traced
 
 
+def _simplified(proto: Any, parameters: Mapping[str, torch.Tensor]) -> Any:
+    """A graph without all that can be done before its parameters have values, and without their values."""
+    import onnx
+    from onnxscript import optimizer
+
+    graph, own = proto.graph, [tensor for tensor in proto.graph.initializer if tensor.name in parameters]
+    inputs, others = [*graph.input], [tensor for tensor in graph.initializer if tensor.name not in parameters]
+    for tensor in own:
+        tensor.ClearField("raw_data")
+    del graph.initializer[:]
+    graph.initializer.extend(others)
+    # As inputs they could be anything.
+    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in own)
+    proto = optimizer.optimize(proto)
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.graph.initializer.extend(own)
+    return proto
+
+
 def write_graph(traced: bytes, network: ServingNetwork, path: Path) -> None:
-    """Write what :func:`trace_graph` gave with the parameters of a network, all that depends on them alone computed.
+    """Write what :func:`trace_graph` gave with the parameters of a network.
 
     Raises:
         SpecError: The exporter is not installed.
@@ -169,7 +186,6 @@ def write_graph(traced: bytes, network: ServingNetwork, path: Path) -> None:
     """
     require_exporter()
     import onnx
-    from onnxscript import optimizer
 
     try:
         proto = onnx.load_from_string(traced)
@@ -185,8 +201,6 @@ def write_graph(traced: bytes, network: ServingNetwork, path: Path) -> None:
                     "the model; export the run again"
                 )
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
-    with _quiet():
-        proto = optimizer.optimize(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -208,9 +222,13 @@ def quantize_dense(path: Path) -> None:
 
     Weights take 7 bits: without VNNI, processors add products of 8 bits up in pairs of 16, which overflow.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxscript import optimizer
 
     with _quiet():
+        # Weights that are transposed or cut before a product would not count as weights.
+        path.write_bytes(optimizer.optimize(onnx.load_from_string(path.read_bytes())).SerializeToString())
         quantize_dynamic(
             path, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8, reduce_range=True
         )
