@@ -17,6 +17,7 @@ from infnet.cli.demo import demo_command
 from infnet.cli.evaluate import evaluate_command
 from infnet.cli.explain import explain_command
 from infnet.cli.export import export_command
+from infnet.cli.frontier import frontier_command
 from infnet.cli.policy import policy_app
 from infnet.cli.prepare import prepare_command
 from infnet.cli.profile import profile_command
@@ -50,6 +51,7 @@ app.command("rank")(rank_command)
 app.command("serve")(serve_command)
 app.command("update")(update_command)
 app.command("publish")(publish_command)
+policy_app.command("frontier")(frontier_command)
 app.add_typer(policy_app, name="policy")
 app.add_typer(ab_app, name="ab")
 app.command("simulate")(simulate_command)

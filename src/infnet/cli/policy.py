@@ -19,7 +19,7 @@ from infnet.ranking.policy import Policy, policy_document
 from infnet.ranking.policy_spec import InputSpec, PolicySpec
 from infnet.ranking.rerank.spec import AtLeast
 
-__all__ = ["policy_app"]
+__all__ = ["load_policy", "policy_app"]
 
 policy_app = typer.Typer(help="Ranking policies: what items are worth, and what pages may hold.", no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def check_command(
 
     Example: infnet policy check policy.yaml --bundle bundle
     """
-    policy = _loaded(file, bundle)
+    policy = load_policy(file, bundle)
     if as_json_:
         typer.echo(json.dumps(_as_json(policy)))
         return
@@ -88,7 +88,7 @@ def compare_command(
     from infnet.ranking.offpolicy import Decisions, evaluate_offline
 
     measure = parse_metric(reward).numerator
-    policies = [_loaded(file, bundle) for file in (first, second)]
+    policies = [load_policy(file, bundle) for file in (first, second)]
     pages = LoggedPages.read(events, measure)
     orders = [pages.orders(policy) for policy in policies]
     both: list[Decisions] = [pages.decisions(each) for each in orders]
@@ -116,7 +116,13 @@ def compare_command(
             typer.echo(f"{name}: not to be trusted: {one.doubt}")
 
 
-def _loaded(file: Path, bundle: Path | None) -> Policy:
+def load_policy(file: Path, bundle: Path | None) -> Policy:
+    """A policy from a file, for a bundle's tasks, or for those that it seems to be about.
+
+    Raises:
+        SpecError: It cannot be used.
+        ArtifactError: There is no such bundle.
+    """
     document = policy_document(file)
     spec = document.validated(PolicySpec)
     if bundle is None:

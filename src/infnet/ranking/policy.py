@@ -18,7 +18,7 @@ from infnet.ranking.ads.sales import AdSales
 from infnet.ranking.combine import combine, normalise
 from infnet.ranking.formula import Formula
 from infnet.ranking.interval import Interval
-from infnet.ranking.policy_spec import InputSpec, Objective, PolicySpec
+from infnet.ranking.policy_spec import InputSpec, Objective, PolicySpec, Segment
 from infnet.ranking.rerank.inputs import Inputs
 from infnet.ranking.rerank.page import Reranker
 from infnet.schema.documents import Document, load_document
@@ -71,7 +71,7 @@ class Policy:
     """
 
     def __init__(self, spec: PolicySpec, tasks: Sequence[TaskLayout], document: Document | None = None) -> None:
-        self.spec, self._document = spec, document
+        self.spec, self._document, self._tasks = spec, document, tuple(tasks)
         known = {f"p_{t.name}" if t.kind == "binary" else t.name: InputSpec(task=t.name) for t in tasks}
         kinds = {task.name: task.kind for task in tasks}
         for name, given in spec.inputs.items():
@@ -120,6 +120,18 @@ class Policy:
         document = Document(text, source, _WHAT)
         return cls(document.validated(PolicySpec), tasks, document)
 
+    def with_weights(self, weights: Mapping[str, float]) -> Policy:
+        """The same with other weights of some objectives; segments keep theirs.
+
+        Raises:
+            SpecError: A score may overflow.
+        """
+        objectives = {
+            name: each.model_copy(update={"weight": weights.get(name, each.weight)})
+            for name, each in self.spec.objectives.items()
+        }
+        return Policy(self.spec.model_copy(update={"objectives": objectives}), self._tasks, self._document)
+
     @property
     def item_fields(self) -> tuple[str, ...]:
         """Fields of candidates that it reads."""
@@ -149,27 +161,41 @@ class Policy:
             DataError: A field's value is no number.
         """
         num = len(next(iter(predictions.values())))
-        columns = self._columns(num, predictions, items or {}, request or {})
-        weights = self._weights
-        for segment, when in zip(self.spec.segments, self._segments, strict=True):
-            if when(columns) != 0:
-                merged = {n: o.weight for n, o in self.spec.objectives.items()} | segment.weights
-                weights = np.array([*merged.values()])
-                break
+        columns = self.columns(num, predictions, items or {}, request or {})
+        scores, parts = combine(self.values(num, columns), self.weights(self.segment(columns)), self.spec.combine)
+        return Scored(scores, dict(zip(self._formulas, parts, strict=True)), columns)
+
+    def segment(self, columns: Mapping[str, NDArray[np.float64]]) -> Segment | None:
+        """The segment that a request belongs to."""
+        fits = (each for each, when in zip(self.spec.segments, self._segments, strict=True) if when(columns) != 0)
+        return next(fits, None)
+
+    def weights(self, segment: Segment | None = None) -> NDArray[np.float64]:
+        """(K,) of the objectives, for requests of a segment."""
+        if segment is None:
+            return self._weights
+        return np.array([segment.weights.get(name, each.weight) for name, each in self.spec.objectives.items()])
+
+    def values(self, num: int, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """(K, N) of the objectives, normalised, before they are weighted."""
         values = np.empty((len(self._formulas), num))
         for row, (name, formula) in zip(values, self._formulas.items(), strict=True):
             row[:] = formula(columns)
             row[:] = normalise(row, self.spec.objectives[name].normalise or self.spec.normalise)
-        scores, parts = combine(values, weights, self.spec.combine)
-        return Scored(scores, dict(zip(self._formulas, parts, strict=True)), columns)
+        return values
 
-    def _columns(
+    def columns(
         self,
         num: int,
         predictions: Mapping[str, NDArray[np.floating]],
         items: Mapping[str, Sequence[Any]],
         request: Mapping[str, Any],
     ) -> dict[str, NDArray[np.float64]]:
+        """By input what formulas read of ``num`` candidates: (N,), or () of the request's.
+
+        Raises:
+            DataError: A field's value is no number.
+        """
         columns = {}
         for name, each in self.inputs.items():
             if each.task is not None:
