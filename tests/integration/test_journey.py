@@ -127,7 +127,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert names["scores"].shape == (3, 4)
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+GUIDES = ["docs/business.md", "docs/business.zh-CN.md", "docs/simulation.md"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", *GUIDES])
 def test_the_commands_and_the_spec_of_the_readme_are_valid(name):
     text = (ROOT / name).read_text()
     lines = [line for line in re.findall(r"^(?:\.venv/bin/)?infnet (.*)$", text, flags=re.MULTILINE) if line]
