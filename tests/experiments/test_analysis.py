@@ -261,3 +261,13 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tea_tasting.aggr", None)
     with pytest.raises(SpecError, match=r"tea-tasting, which is not here: pip install 'infnet\[experiments\]'"):
         analysed(users())
+
+
+def test_a_guardrail_against_what_never_happened_holds_and_one_metric_alone_says_nothing():
+    frame = users().with_columns(hide=pl.lit(0.0))
+    hides = {"name": "hides", "numerator": "hide", "better": "lower"}
+    guarded = MetricSpec.model_validate(hides | {"is_guardrail": True})
+    assert [e.state for e in analysed(frame, [CTR, guarded]).effects][1] == "held"
+    assert [e.state for e in analysed(frame, [CTR, MetricSpec.model_validate(hides)]).effects][1] == "no data"
+    wanted = MetricSpec.model_validate({"name": "orders", "numerator": "hide", "is_guardrail": True})
+    assert [e.state for e in analysed(frame, [CTR, wanted]).effects][1] == "no data"

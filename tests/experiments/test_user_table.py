@@ -208,3 +208,13 @@ def test_an_experiment_that_is_declared_nowhere_is_taken_from_the_log(write_log)
         log.observed("e", "a")
     with pytest.raises(DataError, match="no request was answered under 'f'; known are: another, e"):
         ExperimentLog.read(path, "f").observed("f")
+
+
+def test_requests_tell_how_long_they_took(write_log):
+    path = write_log(
+        [("r1", "anna", START, "new"), ("r2", "anna", START + 1, "new"), ("r3", "otto", START, "control")],
+        r1={"took_ms": 12.5},
+        r2={"took_ms": 7.5},
+    )
+    found = table(path, metrics=[parse_metric("latency_ms/requests")])
+    assert [row(found, user)["latency_ms"] for user in ("anna", "otto")] == [20.0, 0.0]  # older logs do not tell

@@ -35,8 +35,8 @@ class ExperimentLog:
 
     directory: Path
     requests: pl.DataFrame
-    """``request_id, user_id, time_ms, is_degraded, variant``, and a text column per segment; ``variant`` is null if
-    the request was not answered under the experiment."""
+    """``request_id, user_id, time_ms, took_ms, is_degraded, variant``, and a text column per segment; ``variant`` is
+    null if the request was not answered under the experiment."""
     events: pl.DataFrame
     """``user_id, type, time_ms, value``; an event is of its request's user, and not earlier than that request."""
     damaged: int
@@ -96,6 +96,7 @@ def _requests(directory: Path, experiment: str | None, segments: Sequence[str]) 
         "user_id": pl.String,
         "time_ms": pl.Int64,
         "degraded": pl.List(pl.String),
+        "took_ms": pl.Float64,
         **({"context": inner, "user": inner} if segments else {}),
         **({} if experiment is None else {"experiments": pl.Struct({experiment: pl.String})}),
     }
@@ -109,6 +110,7 @@ def _requests(directory: Path, experiment: str | None, segments: Sequence[str]) 
                 "request_id",
                 "user_id",
                 "time_ms",
+                pl.col("took_ms").fill_null(0.0),
                 is_degraded=pl.col("degraded").list.len().fill_null(0) > 0,
                 variant=variant,
                 **{

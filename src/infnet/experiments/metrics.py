@@ -20,9 +20,10 @@ __all__ = [
     "parse_metric",
 ]
 
-LOG_MEASURES = ("requests", "degraded", "active_days", "returned_next_day", "impressions")
+LOG_MEASURES = ("requests", "degraded", "latency_ms", "active_days", "returned_next_day", "impressions")
 """Measures with a meaning of their own: answered requests, those of them that were answered with something left out,
-days (UTC) with a request, those of them with a request on the day after as well, and items that were seen."""
+the milliseconds that requests took in the service, days (UTC) with a request, those of them with a request on the day
+after as well, and items that were seen."""
 
 PRE_PERIOD = "_before"
 """What the column of a measure ends in if it is of the time before the first exposure."""

@@ -193,7 +193,11 @@ def _daily(
     ).unique()
     of_requests = (
         visits.group_by(key)
-        .agg(requests=pl.len().cast(pl.Float64), degraded=pl.col("is_degraded").sum().cast(pl.Float64))
+        .agg(
+            requests=pl.len().cast(pl.Float64),
+            degraded=pl.col("is_degraded").sum().cast(pl.Float64),
+            latency_ms=pl.col("took_ms").sum(),
+        )
         .join(came_back, on=key, how="left")
         .with_columns(active_days=pl.lit(1.0), returned_next_day=pl.col("came_back").fill_null(0.0))
     )

@@ -57,6 +57,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """By task, one per item."""
     scores: list[float]
     degraded: list[str]
+    took_ms: float = 0.0
+    """From its first byte to its answer."""
     experiments: dict[str, str] = {}
     """Variant by experiment, of those that the user is in."""
     policy: str = ""

@@ -201,6 +201,7 @@ class RankingService:
             predictions={},
             scores=[],
             degraded=["popularity_order"],
+            took_ms=_ms_since(ticket.arrived),
             experiments=dict(ticket.assigned.experiments),
         )
         self._append(served)
@@ -282,6 +283,7 @@ class RankingService:
             predictions={task: [item.tasks[task] for item in items] for task in model.ranker.tasks},
             scores=[item.score for item in items],
             degraded=sorted(ticket.degraded),
+            took_ms=_ms_since(ticket.arrived),
             experiments=dict(ticket.assigned.experiments),
             policy=decision.policy_version,
             is_random=decision.is_random,
@@ -312,3 +314,7 @@ class RankingService:
         for task, column in zip(model.ranker.tasks, predictions.T, strict=True):
             if len(column):
                 metrics.scores.labels(task).observe(float(column[0]))
+
+
+def _ms_since(arrived: float) -> float:
+    return round(1000 * (time.perf_counter() - arrived), 3)

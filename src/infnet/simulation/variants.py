@@ -27,6 +27,9 @@ METRICS: tuple[MetricSpec, ...] = (
     parse_metric("return_next_day=returned_next_day/active_days"),
     parse_metric("satisfaction=long_view/impressions"),
     parse_metric("hides=hate/impressions").model_copy(update={"better": "lower", "is_guardrail": True, "margin": 0.2}),
+    parse_metric("latency=latency_ms/requests").model_copy(
+        update={"better": "lower", "is_guardrail": True, "margin": 0.2}
+    ),
     parse_metric("degraded=degraded/requests").model_copy(update={"better": "lower", "is_guardrail": True}),
 )
 """What is compared: clicks per impression, seconds watched and money spent per user, days on which users came that they
