@@ -1,6 +1,6 @@
 import os
 
-# Two test processes on two cores: a second thread of each would wait for the other's.
+# As many test processes as cores, or more: a second thread of each would wait for the other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

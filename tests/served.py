@@ -18,7 +18,7 @@ import httpx
 
 __all__ = ["Service", "free_port", "served"]
 
-_STARTS_WITHIN_S = 60
+_STARTS_WITHIN_S = 120
 
 
 def free_port() -> int:

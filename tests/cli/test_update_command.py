@@ -220,7 +220,7 @@ def test_a_line_of_text_says_why_nothing_was_published(bundle, events, tmp_path)
         (["{bundle}", "--out", "{tmp}/out", "--follow"], "--follow publishes to --to DIRECTORY, and takes neither"),
         (
             ["{bundle}", "--to", "{tmp}/live", "--follow", "--items", "{tmp}/items.csv"],
-            "--follow publishes to --to DIRECTORY, and takes neither --users nor --items",
+            "--follow publishes to --to DIRECTORY, and takes neither --users, --items nor --as-of",
         ),
         (["{tmp}/mine", "--out", "{tmp}/out"], "{tmp}/mine: is no bundle (bundle.json: No such file or directory)"),
         (

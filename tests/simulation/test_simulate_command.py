@@ -45,11 +45,12 @@ def complaint(result):
 
 @pytest.fixture(scope="module")
 def simulated(made, tmp_path_factory):
-    """Of the two policies, with the summary."""
+    """Of a model that goes on learning and a policy, with the summary."""
     out = tmp_path_factory.mktemp("out") / "events"
-    variants = f"order:best={made / 'best.yaml'},worst={made / 'worst.yaml'}"
-    result = simulate(made, out, "--experiment", variants, "--model", made / "bundle", "--json")
-    assert result.exit_code == 0, result.output
+    variants = f"order:best={made / 'bundle'},worst={made / 'worst.yaml'}"
+    options = "--experiment", variants, "--model", made / "bundle", "--update-every", 1, "--json"
+    result = simulate(made, out, *options)
+    assert result.exit_code == 0, complaint(result)
     return out, json.loads(result.stdout)
 
 
@@ -141,16 +142,12 @@ def test_a_service_that_does_not_replay_is_told(made, tmp_path):
     assert "goes by its own clock" in complaint(result)
 
 
-def test_models_go_on_learning_between_days(made, tmp_path):
-    out = tmp_path / "events"
-    variants = f"model:old={made / 'best.yaml'},new={made / 'bundle'}"
-    result = simulate(made, out, "--experiment", variants, "--model", made / "bundle", "--update-every", 1, "--json")
-    assert result.exit_code == 0, complaint(result)
-    (update,) = json.loads(result.stdout)["updates"]
-    assert update["variant"] == "new"
-    versions = lines(out, "served").select("version", pl.col("experiments").struct.field("model")).unique()
-    assert versions.group_by("model").len().sort("model")["len"].to_list() == [1 + ("version" in update), 1]
-    assert "version" in update or update["refused"]
+def test_models_go_on_learning_between_days(simulated):
+    out, told = simulated
+    (update,) = told["updates"]
+    assert (update["variant"], "version" in update or bool(update["refused"])) == ("best", True)
+    versions = lines(out, "served").select("version", pl.col("experiments").struct.field("order")).unique()
+    assert versions.group_by("order").len().sort("order")["len"].to_list() == [1 + ("version" in update), 1]
 
 
 @pytest.mark.parametrize(
