@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import schemathesis
+import structlog
 from schemathesis.config import SchemathesisConfig
 
 from asgi_client import AsgiClient
@@ -19,6 +20,7 @@ from infnet.serving.app import create_app
 from infnet.serving.encoding import UserState
 from infnet.serving.event_log import EventLog
 from infnet.serving.feature_store.base import Lookup
+from infnet.serving.logs import set_up_logs
 from infnet.serving.ranker import Ranker
 from infnet.serving.settings import ServeSettings
 from service_parts import SECRET, Faulty, count, records, running, wait_until
@@ -471,12 +473,21 @@ def test_while_the_log_fails_events_are_told_to_come_back_and_ranking_goes_on(se
     assert served.client.post("/v1/events", [event]).json() == {"accepted": 1, "duplicates": 0, "rejected": []}
 
 
+@pytest.fixture
+def logs_as_served():
+    """Other ones draw tracebacks with colours and variables, which takes seconds."""
+    set_up_logs("info")
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("logs_as_served")
 def test_a_failure_nobody_foresaw_tells_nothing_but_where_to_look(bundle, tmp_path):
     def fails(name, *_):
         if name in ("put_users", "fetch"):
             raise ValueError(SECRET)
 
-    with serving(bundle, tmp_path, deadline_ms=5000) as served:  # to write down the failure takes a while
+    with serving(bundle, tmp_path, deadline_ms=10_000) as served:
         served.store.before = fails
         answer = served.client.put("/v1/users/u1", {"features": {}}, headers={"x-request-id": "find-me"})
         assert "x-request-id" in error(answer, 500)
