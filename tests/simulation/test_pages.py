@@ -6,7 +6,7 @@ from infnet.data.sources.exposure import HOUR_MS, Visits
 from infnet.data.sources.world import World, WorldConfig
 from infnet.simulation.ledger import Ledger
 from infnet.simulation.pages import Pages
-from infnet.simulation.report import true_values
+from infnet.simulation.report import as_text, true_values
 
 TYPES = frozenset({"impression", "click", "like", "long_view", "watch_time", "revenue", "hate"})
 
@@ -93,3 +93,18 @@ def test_a_ledger_sums_what_was_to_be_expected(pages):
     assert values["revenue"] == pytest.approx(3 * pages.expected["expected_revenue"].astype(float).sum() / 40)
     assert values["return_next_day"] == pytest.approx(first["p_return"].mean() / 2 + 0.25)
     assert table.filter(pl.col("day") == 4)["clicks"].sum() * 2 == pytest.approx(first["clicks"].sum())
+
+
+def variant(users, ctr, revenue):
+    return {"users": users, "true": {"ctr": ctr, "revenue": revenue}, "p50_ms": None, "p99_ms": None}
+
+
+def test_lifts_are_told_beside_the_control_where_it_has_something():
+    figures = dict.fromkeys(("users", "user_days", "requests", "impressions", "events", "degraded"), 3)
+    figures |= {"seconds": 2.0, "user_days_per_s": 1.5, "requests_per_s": None, "events_per_s": None}
+    variants = {"all": variant(2, 0.25, 0.5), "old": variant(1, 0.2, 0.0), "new": variant(1, 0.3, 1.0)}
+    lines = as_text(figures | {"variants": variants}).splitlines()
+    (new,) = [line for line in lines if line.startswith("new")]
+    assert "0.3 (+50.00%)" in new
+    assert new.split()[-1] == "1"  # nothing to compare it with
+    assert not [line for line in lines if line.startswith("all")]

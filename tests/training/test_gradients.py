@@ -69,8 +69,10 @@ def test_the_tables_gradient_stays_sparse_with_each_row_once(world):
 
 def test_an_auxiliary_loss_is_followed_in_full_and_counts_in_no_conflict(world):
     model, losses = world
-    # It pulls at everything, towers included.
-    auxiliary = lambda: sum(p.square().sum() for p in model.parameters() if p is not model.embedding.weight)  # noqa: E731
+
+    def auxiliary():  # pulls at everything, towers included
+        return sum(p.square().sum() for p in model.parameters() if p is not model.embedding.weight)
+
     without = TaskGradients(losses().unbind(), model)
     gradients = TaskGradients(losses().unbind(), model, auxiliary())
     assert gradients.gram() == pytest.approx(without.gram())

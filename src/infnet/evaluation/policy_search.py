@@ -9,6 +9,7 @@ was chosen for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -40,7 +41,7 @@ def check_search() -> None:
         SpecError: Optuna is not installed.
     """
     try:
-        import optuna  # noqa: F401
+        import_module("optuna")
     except ImportError as error:
         raise SpecError("weights are searched by Optuna, which is not here: pip install 'infnet[tune]'") from error
 

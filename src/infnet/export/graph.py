@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -211,8 +212,8 @@ def require_exporter() -> None:
         SpecError: The exporter is not installed.
     """
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
+        import_module("onnx")
+        import_module("onnxscript")
     except ImportError as error:
         raise SpecError(f"{error.name} is not installed; run pip install 'infnet[export]'") from error
 

@@ -25,7 +25,7 @@ def true_values(ledger: pl.DataFrame) -> dict[str, float]:
     return {
         **{metric: total[column] / shown for metric, column in _PER_IMPRESSION.items()},
         **{metric: total[column] / num_users for metric, column in _PER_USER.items()},
-        "return_next_day": float(ledger["p_return"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
+        "return_next_day": float(ledger["p_return"].to_numpy().sum(dtype=np.float64)) / max(ledger.height, 1),
     }
 
 
@@ -83,7 +83,7 @@ def as_text(told: Mapping[str, Any]) -> str:
     rows = []
     for name, of in variants.items():
         values = [
-            f"{value:.4g}" + ("" if name == control else f" ({value / base[metric] - 1:+.2%})")
+            f"{value:.4g}" + (f" ({value / base[metric] - 1:+.2%})" if name != control and base[metric] else "")
             for metric, value in of["true"].items()
         ]
         latency = "" if of["p50_ms"] is None else f"{of['p50_ms']:.1f} / {of['p99_ms']:.1f}"

@@ -77,7 +77,6 @@ class Wanted:
 class ReadyExperiment:
     """An experiment that can be served."""
 
-    spec: Experiment
     file: Path
     """That declares it."""
     models: Mapping[str, Path]
@@ -129,7 +128,7 @@ class ReadyExperiment:
         file = out / "experiments.yaml"
         document = ExperimentsSpec(experiments=(spec,)).model_dump(mode="json", by_alias=True, exclude_defaults=True)
         write_atomically(file, yaml.safe_dump(document, sort_keys=False))
-        return cls(spec, file, models)
+        return cls(file, models)
 
 
 def _is_policy(path: Path) -> bool:

@@ -40,7 +40,7 @@ class Samples:
     @property
     def newest_ms(self) -> int:
         """Of the impressions learnt from."""
-        return int(self.rows.filter(~pl.col("is_valid"))["impression_ms"].max() or 0)  # type: ignore[arg-type]
+        return int(self.rows.filter(~pl.col("is_valid"))["impression_ms"].to_numpy().max(initial=0))
 
 
 def label_column(task: str) -> str:
