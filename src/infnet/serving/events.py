@@ -18,7 +18,7 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
     price: float
     """Of the impression, in the policy's currency."""
     campaign: str = ""
-    """That pays; empty where the policy has no budgets."""
+    """That pays; empty of an ad that has none."""
     day_ms: int
     """When the day of budgets began that pays, in ms since 1970."""
     time_ms: int

@@ -52,8 +52,8 @@ class AdSales:
             what = f"'{spec.click}' is between {click.low:g} and {click.high:g}, wanted a probability, from 0 to 1"
             raise inputs.error(what, "ads", "click")
         self.names = tuple(sorted({*self._bid.names, spec.click}))
-        campaign = () if spec.budget is None else (spec.campaign, spec.budget)
-        self.item_fields = tuple(dict.fromkeys([spec.field, *campaign, *self.hours_by_field]))
+        budget = () if spec.budget is None else (spec.budget,)
+        self.item_fields = tuple(dict.fromkeys([spec.field, spec.campaign, *budget, *self.hours_by_field]))
 
     @property
     def hours_by_field(self) -> dict[str, float]:

@@ -57,7 +57,7 @@ class Offer:
         auction, shown = market.auction, set(page.tolist())
         refused: dict[int, Reason] = {**market.refused}
         prices, sales = dict[int, Price](), dict[int, Sale]()
-        campaigns = items.get(ads.spec.campaign) if ads.spec.budget is not None else None
+        campaigns = items.get(ads.spec.campaign)
         columns = (auction.winners, auction.ecpm, auction.price_per_impression, auction.price_per_click)
         for place, ecpm, price, per_click in zip(*(column.tolist() for column in columns), strict=True):
             if place not in shown:
