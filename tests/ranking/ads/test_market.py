@@ -178,7 +178,8 @@ def test_ads_stand_as_early_as_the_load_lets_them_in_the_order_of_the_auction():
     scores, is_ad = [0.9, 0.8, 0.7, 0.6, 0.5, 0.1, 0.2, 0.3], [False] * 5 + [True] * 3
     page = page_of(policy(), scores, [7, 5, 6], is_ad, 8)
     assert page.places.tolist() == [0, 7, 1, 2, 5, 3, 4, 6]
-    assert page.notes[1] == ("held back by ad_load 1 per 3 from 2 on",)
+    waited = ("held back by ad_load 1 per 3 from 2 on",)
+    assert page.notes == ((), waited, (), (), waited, (), (), waited)
     assert page_of(policy(), scores, [5], is_ad, 4).places.tolist() == [0, 5, 1, 2]
     assert page_of(policy(), scores, [], is_ad, 8).places.tolist() == [0, 1, 2, 3, 4]
 

@@ -5,12 +5,16 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
-from ads_parts import AD_FIELDS, POLICY, ad_parts, ads_of, page, see, spent
+from ads_parts import AD_FIELDS, ITEMS, POLICY, ad_parts, ads_of, page, see, spent
 from infnet.serving import store_feeder
 from infnet.serving.feature_store.base import history_bounds
 from infnet.serving.feature_store.redis import RedisStore
+from infnet.serving.settings import ServeSettings
+from infnet.serving.system import System
+from infnet.serving.wire import RankBody
 from redis_server import RedisServer
 from service_parts import count, wait_until
 
@@ -266,3 +270,31 @@ def test_what_was_sold_while_the_store_is_down_is_told_to_it_when_it_is_back(rep
     told(one)
     see(two, reply)
     assert spent(two) == pytest.approx(prices(reply))
+
+
+def test_variants_with_other_policies_share_spending(bundle, tmp_path):
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    (tmp_path / "other.yaml").write_text(POLICY.replace("reserve: 0.001", "reserve: 0.01"))
+    (tmp_path / "experiments.yaml").write_text(
+        "experiments: [{name: x, variants: [{name: control}, {name: other, policy: other.yaml}], "
+        "forced: {u1: control, u2: other}}]"
+    )
+    places = {name: tmp_path / name for name in ("state", "events")}
+    files = {"policy": tmp_path / "policy.yaml", "experiments": tmp_path / "experiments.yaml"}
+    system = System.open(ServeSettings(model=bundle.path, deadline_ms=10_000, **places, **files))
+    system.start()
+
+    def answered(user, budget):
+        fields = {**AD_FIELDS, "daily_budget": [None] * 4 + [budget] * 3}
+        body = {"user_id": user, "item_ids": ITEMS, "item_features": fields, "explain": True}
+        ticket = system.service.admit(msgspec.convert(body, RankBody), time.perf_counter())
+        return system.service.answer([ticket])[0]
+
+    control, other = (answered(user, 1000) for user in ("u1", "u2"))
+    assert control.policy_version != other.policy_version
+    first = ads_of(control)[0]
+    seen = {"request_id": control.request_id, "item_id": first, "type": "impression"}
+    system.ingest.take([msgspec.json.encode(seen)])
+    budget = control.items[1].price.per_impression
+    wait_until(lambda: answered("u2", budget).ads_left_out.get(first) == "budget spent")  # by the reader of the service
+    system.close()

@@ -43,15 +43,19 @@ class Page:
     """Candidates that pass the floors, on the page or not."""
     _placed: Sequence[Placed] = field(repr=False)
     _labels: Sequence[str] = field(repr=False)
+    _firm: Sequence[int] = field(default=(), repr=False)
 
     @cached_property
     def notes(self) -> tuple[tuple[str, ...], ...]:
         """By position why it stands higher or lower than its score alone would have it.
 
         Such as ``held back by spacing 2 per topic`` or ``lifted by mmr 0.3``; empty exactly where it stands as its
-        score has it among those that pass the floors. Worked out when it is asked for.
+        score has it among those that pass the floors. That others stand before an ad which has to wait says nothing of
+        them. Worked out when it is asked for.
         """
-        return reasons(self._placed, self.num_shown, self._labels)
+        silent = {f"lifted by {self._labels[number]}" for number in self._firm}
+        found = reasons(self._placed, self.num_shown, self._labels)
+        return tuple(tuple(note for note in notes if note not in silent) for notes in found) if silent else found
 
 
 class Reranker:
@@ -132,7 +136,7 @@ class Reranker:
         diversifier = self._diversifier(scores[shown], num_ads, fields, vectors)
         placed = fill(len(shown), limit, rules, diversifier, firm)
         places = shown[np.array([each.candidate for each in placed], dtype=np.intp)]
-        return Page(places, self._gave_up(placed), len(shown), placed, self._labels)
+        return Page(places, self._gave_up(placed), len(shown), placed, self._labels, firm)
 
     def passes(self, columns: Columns, num_candidates: int) -> NDArray[np.bool_]:
         """Which candidates pass all floors, (N,)."""
