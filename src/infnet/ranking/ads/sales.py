@@ -33,6 +33,7 @@ class AdSales:
     Attributes:
         names: Inputs that it reads.
         item_fields: Fields of candidates that it, budgets and frequency caps go by.
+        hours_by_field: By field that is capped, how far back impressions count.
 
     Raises:
         SpecError: The bid is no formula, may be negative or beyond any price, or the click is no probability.
@@ -52,16 +53,11 @@ class AdSales:
             what = f"'{spec.click}' is between {click.low:g} and {click.high:g}, wanted a probability, from 0 to 1"
             raise inputs.error(what, "ads", "click")
         self.names = tuple(sorted({*self._bid.names, spec.click}))
+        self.hours_by_field: dict[str, float] = {}
+        for cap in spec.frequency:
+            self.hours_by_field[cap.per] = max(cap.hours, self.hours_by_field.get(cap.per, 0.0))
         budget = () if spec.budget is None else (spec.budget,)
         self.item_fields = tuple(dict.fromkeys([spec.field, spec.campaign, *budget, *self.hours_by_field]))
-
-    @property
-    def hours_by_field(self) -> dict[str, float]:
-        """By field that is capped, how far back impressions count."""
-        hours: dict[str, float] = {}
-        for cap in self.spec.frequency:
-            hours[cap.per] = max(cap.hours, hours.get(cap.per, 0.0))
-        return hours
 
     def is_ad(self, items: Mapping[str, Sequence[Any]], num_candidates: int) -> NDArray[np.bool_]:
         """Which candidates are ads, (N,).
