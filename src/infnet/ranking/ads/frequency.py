@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ __all__ = ["keys_of", "within_caps"]
 
 def keys_of(value: Any) -> list[str]:
     """What an item's value of a capped field is counted by: nothing of None, and each of a list's values once."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return list(dict.fromkeys(str(one) for one in values if one is not None))
+    if not isinstance(value, list | tuple):
+        return [] if value is None else [str(value)]
+    return list(dict.fromkeys(str(one) for one in value if one is not None))
 
 
 def within_caps(
@@ -38,12 +38,13 @@ def within_caps(
         ranked: (n,) places of the ads among the candidates, best first.
     """
     may = np.ones(len(ranked), dtype=np.bool_)
-    seen = [Counter(count) for count in counts]
-    capped = [(cap, of, items[cap.per]) for cap, of in zip(caps, seen, strict=True) if cap.per in items]
+    seen = [dict(count) for count in counts]
+    capped = [(cap.at_most, of, items[cap.per]) for cap, of in zip(caps, seen, strict=True) if cap.per in items]
     for number, place in enumerate(ranked.tolist()):
-        keys = [(cap.at_most, of, keys_of(values[place])) for cap, of, values in capped]
-        may[number] = all(of[key] < at_most for at_most, of, each in keys for key in each)
-        if may[number]:
-            for _, of, each in keys:
-                of.update(each)
+        keys = [(of, key, at_most) for at_most, of, values in capped for key in keys_of(values[place])]
+        if any(of.get(key, 0) >= at_most for of, key, at_most in keys):
+            may[number] = False
+            continue
+        for of, key, _ in keys:
+            of[key] = of.get(key, 0) + 1
     return may

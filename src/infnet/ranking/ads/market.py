@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from infnet.ranking.ads.auction import Auction
 from infnet.ranking.ads.pacing import Pacer
 
-__all__ = ["LONGEST_KEY", "Market", "Refusal", "Standing", "campaign_of", "pace_factors"]
+__all__ = ["LONGEST_KEY", "Market", "Refusal", "Standing", "campaign_of", "pace_bids"]
 
 Refusal: TypeAlias = Literal[
     "no campaign",
@@ -70,14 +70,14 @@ def campaign_of(value: Any) -> str | None:
     return text if 0 < len(text) <= LONGEST_KEY else None
 
 
-def pace_factors(
+def pace_bids(
     places: Sequence[int],
     campaigns: Sequence[Any],
     budgets: Sequence[Any],
     pacer: Pacer,
     standing: Standing,
-) -> tuple[dict[int, float], dict[int, float], dict[int, Refusal]]:
-    """By place of an ad: what its bid is multiplied by, its campaign's pace, or why it stays out.
+) -> tuple[dict[int, float], dict[int, Refusal]]:
+    """By place of an ad its campaign's pace, or why it stays out.
 
     Of several budgets of one campaign the lowest counts.
 
@@ -88,7 +88,6 @@ def pace_factors(
         pacer: Knows the paces.
         standing: Says what was spent.
     """
-    factors: dict[int, float] = {}
     paces: dict[int, float] = {}
     refused: dict[int, Refusal] = {}
     places_of: dict[str, list[int]] = {}
@@ -102,17 +101,21 @@ def pace_factors(
         else:
             places_of.setdefault(campaign, []).append(place)
             lowest[campaign] = min(lowest.get(campaign, math.inf), float(min(budget, 1e300)))
+    spent, is_throttled = standing.spent, pacer.spec.method == "throttle"
     draws = np.random.default_rng(standing.seed).random(len(places_of)).tolist()
     for (campaign, own), drawn in zip(places_of.items(), draws, strict=True):
-        if standing.spent is None:
-            refused |= dict.fromkeys(own, "spending unknown")
-            continue
-        pace = pacer.pace(campaign, lowest[campaign], standing.spent.get(campaign, 0.0), standing.time_s)
-        paces |= dict.fromkeys(own, pace)
-        if not pace:
-            refused |= dict.fromkeys(own, "budget spent")
-        elif pacer.spec.method == "throttle" and drawn >= pace:
-            refused |= dict.fromkeys(own, "throttled")
+        why: Refusal | None = None
+        if spent is None:
+            why = "spending unknown"
         else:
-            factors |= dict.fromkeys(own, pace if pacer.spec.method == "bid" else 1.0)
-    return factors, paces, refused
+            pace = pacer.pace(campaign, lowest[campaign], spent.get(campaign, 0.0), standing.time_s)
+            if not pace:
+                why = "budget spent"
+            elif is_throttled and drawn >= pace:
+                why = "throttled"
+        for place in own:
+            if why is not None:
+                refused[place] = why
+            else:
+                paces[place] = pace
+    return paces, refused

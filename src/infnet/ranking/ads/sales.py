@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from infnet.errors import DataError
 from infnet.ranking.ads.auction import Auction, hold_auction
 from infnet.ranking.ads.frequency import keys_of, within_caps
-from infnet.ranking.ads.market import LONGEST_KEY, Market, Refusal, Standing, pace_factors
+from infnet.ranking.ads.market import LONGEST_KEY, Market, Refusal, Standing, pace_bids
 from infnet.ranking.ads.pacing import Pacer
 from infnet.ranking.ads.spec import Ads
 from infnet.ranking.rerank.inputs import Inputs
@@ -33,6 +33,7 @@ class AdSales:
     Attributes:
         names: Inputs that it reads.
         item_fields: Fields of candidates that it, budgets and frequency caps go by.
+        hours_by_field: By field that is capped, how far back impressions count.
 
     Raises:
         SpecError: The bid is no formula, may be negative or beyond any price, or the click is no probability.
@@ -52,16 +53,11 @@ class AdSales:
             what = f"'{spec.click}' is between {click.low:g} and {click.high:g}, wanted a probability, from 0 to 1"
             raise inputs.error(what, "ads", "click")
         self.names = tuple(sorted({*self._bid.names, spec.click}))
+        self.hours_by_field: dict[str, float] = {}
+        for cap in spec.frequency:
+            self.hours_by_field[cap.per] = max(cap.hours, self.hours_by_field.get(cap.per, 0.0))
         budget = () if spec.budget is None else (spec.budget,)
         self.item_fields = tuple(dict.fromkeys([spec.field, spec.campaign, *budget, *self.hours_by_field]))
-
-    @property
-    def hours_by_field(self) -> dict[str, float]:
-        """By field that is capped, how far back impressions count."""
-        hours: dict[str, float] = {}
-        for cap in self.spec.frequency:
-            hours[cap.per] = max(cap.hours, hours.get(cap.per, 0.0))
-        return hours
 
     def is_ad(self, items: Mapping[str, Sequence[Any]], num_candidates: int) -> NDArray[np.bool_]:
         """Which candidates are ads, (N,).
@@ -102,9 +98,10 @@ class AdSales:
         if spec.budget is not None and ads:
             nothing = [None] * num
             campaigns, budgets = items.get(spec.campaign, nothing), items.get(spec.budget, nothing)
-            factor_by_place, pace_by_place, refused = pace_factors(ads, campaigns, budgets, pacer, standing)
-            factors[list(factor_by_place)] = list(factor_by_place.values())
+            pace_by_place, refused = pace_bids(ads, campaigns, budgets, pacer, standing)
             paces[list(pace_by_place)] = list(pace_by_place.values())
+            if spec.pacing.method == "bid":
+                factors = paces
         for place in np.flatnonzero(is_ad & ~passes).tolist():
             refused.setdefault(place, "below floor")
         takes_part = is_ad.copy()
@@ -159,12 +156,13 @@ class AdSales:
         """Why a user may not see some of the ads, which are ranked best first."""
         caps, why = self.spec.frequency, dict[int, Refusal]()
         known = {} if standing.seen is None else standing.seen
-        for place in ranked.tolist() if caps else ():
-            keys = self.keys(items, place)
-            if any(len(key) > LONGEST_KEY for each in keys.values() for key in each):
-                why[place] = "key too long"
-            elif keys.keys() - known.keys():
-                why[place] = "impressions unknown"
+        for field in self.hours_by_field.keys() & items.keys():
+            for place in ranked.tolist():
+                keys = keys_of(items[field][place])
+                if any(len(key) > LONGEST_KEY for key in keys):
+                    why[place] = "key too long"
+                elif keys and field not in known:
+                    why.setdefault(place, "impressions unknown")
         left = np.array([place for place in ranked.tolist() if place not in why], dtype=np.intp)
         counts = [
             Counter(key for key, at in known.get(cap.per, ()) if at > 1000 * (standing.time_s - 3600 * cap.hours))
