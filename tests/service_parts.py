@@ -22,10 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infnet.errors import StoreError
 from infnet.export.bundle import MANIFEST, Bundle, FileRecord, sha256_of
+from infnet.serving.ads.billing import Billing
+from infnet.serving.ads.desk import AdDesk
 from infnet.serving.arms import Arm, Arms
 from infnet.serving.event_log import EventLog
 from infnet.serving.exposure import ExposureMemory
-from infnet.serving.feature_store.base import Lookup, history_bounds
+from infnet.serving.feature_store.base import FeatureStore, Lookup, history_bounds
 from infnet.serving.feature_store.embedded import EmbeddedStore
 from infnet.serving.features import FeatureService
 from infnet.serving.ingest import EventIngest
@@ -69,9 +71,14 @@ class Faulty:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.behind, name)
+        if name == "accounts":
+            return _Accounts(self)
         if not callable(found) or name in ("close", "bound"):
             return found
 
+        return self._guarded(name, lambda: self.behind)
+
+    def _guarded(self, name: str, behind: Callable[[], Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             self.calls[name] += 1
             self.before(name, *args)
@@ -80,9 +87,19 @@ class Faulty:
             self.breaks[name] -= is_broken
             if self.is_down or is_broken:
                 raise StoreError(f"{SECRET}: does not answer")
-            return getattr(self.behind, name)(*args, **options)
+            return getattr(behind(), name)(*args, **options)
 
         return call
+
+
+class _Accounts:
+    """Those of a store, which fail with it."""
+
+    def __init__(self, store: Faulty) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return self._store._guarded(name, lambda: self._store.behind.accounts)
 
 
 class Parts:
@@ -92,6 +109,7 @@ class Parts:
         bundle: Served for good.
         directory: Of the store and of the log; parts opened there later find what earlier ones left.
         holder: Instead of the bundle.
+        store: Instead of an embedded one in the directory.
         fills: Whether the store is filled from the bundle's histories at once.
         options: Of :class:`RankingService`.
     """
@@ -103,6 +121,7 @@ class Parts:
         *,
         holder: ModelHolder | None = None,
         policy: PolicyFile | None = None,
+        store: FeatureStore | None = None,
         fills: bool = True,
         writer: str = "w",
         **options: Any,
@@ -110,22 +129,29 @@ class Parts:
         self.bundle, self.directory = bundle, directory
         self.holder = holder or holder_of(bundle)
         self.bounds = history_bounds(bundle.layout.behaviours, {})
-        self.store = Faulty(EmbeddedStore(directory / "state", self.bounds))
+        self.store = Faulty(EmbeddedStore(directory / "state", self.bounds) if store is None else store)
         self.log = Faulty(EventLog(directory / "events", fsync="never", writer=writer))
         self.metrics = ServiceMetrics()
         self.memory = ExposureMemory(self.metrics)
         self.features = FeatureService(self.store)
+        arms = Arms(Arm(self.holder, policy))
+        self.desk = AdDesk(self.store.accounts, lambda: arms.ads)
+        self.billing = Billing(self.store, self.memory, self.metrics, lambda: bool(arms.ads))
         self.service = RankingService(
-            Arms(Arm(self.holder, policy)),
+            arms,
             self.features,
             self.log,
             self.memory,
             self.metrics,
+            self.desk,
+            self.billing,
             **{"deadline_s": 5.0, **options},
         )
         self.fills = 0
-        self.feeder = StoreFeeder(self.log, self.store, self.holder, self.metrics, fill=self._fill)
-        self.ingest = EventIngest(self.log, self.store, self.feeder, self.holder, self.memory, self.metrics)
+        self.feeder = StoreFeeder(self.log, self.store, self.holder, self.metrics, self._fill, self.billing)
+        self.ingest = EventIngest(
+            self.log, self.store, self.feeder, self.holder, self.memory, self.metrics, self.billing
+        )
         if fills:
             fill_store(self.store, self.holder.live)
 

@@ -7,6 +7,7 @@ import pytest
 
 import accuracy
 import batches
+import pacing
 import training_speed
 from filled_dataset import write_filled_dataset
 from infnet.data.sources.known import known_spec
@@ -91,3 +92,13 @@ def test_accuracy_is_the_mean_over_seeds_and_trains_nothing_twice(tmp_path, caps
 def test_what_is_undefined_in_one_run_has_no_mean():
     assert accuracy.cell([0.5, None]) == "undefined"
     assert re.fullmatch(r"0\.5000", accuracy.cell([0.5]))
+
+
+def test_paced_budgets_last_the_day_and_others_do_not(capsys):
+    pacing.main(["--requests", "1200", "--methods", "none", "bid"])
+    found = {row["until hour"]: row for row in cells(capsys.readouterr().out)}
+    assert len(found) == 24
+    spent = {name: [float(row[f"{name}: spent"].rstrip("%")) for row in found.values()] for name in ("none", "bid")}
+    assert spent["none"][17] > 98
+    assert spent["bid"][17] < 75
+    assert 90 < spent["bid"][-1] < 103

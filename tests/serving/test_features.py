@@ -2,7 +2,7 @@ import pytest
 
 from infnet.serving import features as module
 from infnet.serving.feature_store.base import History, HistoryEvent
-from infnet.serving.features import FeatureService, Recent
+from infnet.serving.features import FeatureService, Recent, Wanted
 from service_parts import Parts, holder_of, replaced, running
 
 NOW = 2**50
@@ -20,7 +20,7 @@ def model(bundle):
 
 
 def wanted(user="u1", items=("1",), now=NOW, request_id="r"):
-    return (request_id, user, list(items), now)
+    return Wanted(request_id, user, list(items), now)
 
 
 def clicks(known):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from infnet.errors import StoreError
 from infnet.serving import store_feeder
+from infnet.serving.features import Wanted
 from service_parts import Parts, count, records, running, wait_until
 
 FATES = ("accepted", "duplicate", "rejected")
@@ -237,7 +238,7 @@ def test_every_event_has_one_fate_whatever_it_is(parts, events):
 
 def test_an_event_is_its_requests_users_unless_it_says_otherwise(parts):
     parts.memory.served("r", "ada", ["7"], [], [])
-    parts.features.fetch(parts.holder.live, [("r2", "bob", ["7"], now())])  # another process may have
+    parts.features.fetch(parts.holder.live, [Wanted("r2", "bob", ["7"], now())])  # another process may have
     parts.tell({}, {"item_id": "8", "user_id": 5}, {"request_id": "r2"}, {"request_id": "unheard"})
     assert [record.get("user_id") for record in parts.events()] == ["ada", "5", "bob", None]
     assert [len(parts.history(user)) for user in ("ada", "5", "bob")] == [1, 1, 1]

@@ -308,12 +308,6 @@ def test_a_policy_that_the_model_cannot_serve_is_told_before_anything_is_made(se
     assert not settings.state.exists()
 
 
-def test_auctions_are_not_held_and_that_is_told(settings):
-    settings.policy.write_text(POLICY + "ads: {bid: price, click: p_click}\n")
-    with pytest.raises(SpecError, match=r"policy.yaml: the service holds no auctions; leave out 'ads'"):
-        System.open(settings)
-
-
 def test_items_may_be_given_fields_of_policies(settings):
     system = System.open(settings)
     system.put_item("1", {"price_now": 4, "rank": 3})

@@ -204,7 +204,7 @@ def test_filling_that_fails_is_tried_again(parts, bundle):
         if len(attempts) < 3:
             raise DataError("a bundle that cannot be read")
 
-    feeder = StoreFeeder(parts.log, parts.store, parts.holder, parts.metrics, fill=fill)
+    feeder = StoreFeeder(parts.log, parts.store, parts.holder, parts.metrics, fill, parts.billing)
     feeder.start()
     wait_until(lambda: not feeder.is_behind)
     assert len(attempts) == 3

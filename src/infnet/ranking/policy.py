@@ -21,6 +21,7 @@ from infnet.ranking.interval import Interval
 from infnet.ranking.policy_spec import InputSpec, Objective, PolicySpec, Segment
 from infnet.ranking.rerank.inputs import Inputs
 from infnet.ranking.rerank.page import Reranker
+from infnet.ranking.rerank.spec import AdLoad
 from infnet.schema.documents import Document, load_document
 
 __all__ = ["Policy", "Scored", "policy_document"]
@@ -98,6 +99,7 @@ class Policy:
         ad_field = "is_ad" if spec.ads is None else spec.ads.field
         self.reranker = Reranker(spec.constraints, spec.diversity, inputs, ad_field=ad_field)
         """Makes pages of what is scored."""
+        self._check_ad_load(ad_field)
         used = {name for formula in (*self._formulas.values(), *self._segments) for name in formula.names}
         used.update(self.reranker.names, () if self.ads is None else self.ads.names)
         self.inputs: Mapping[str, InputSpec] = {name: known[name] for name in known if name in used}
@@ -231,6 +233,16 @@ class Policy:
             raise self._error(
                 f"weight {weight:g} times the formula may overflow; wanted a smaller one",
                 *("objectives", name, "weight"),
+            )
+
+    def _check_ad_load(self, ad_field: str) -> None:
+        """See that it is known where ads may stand."""
+        loads = [each.ad_load for each in self.spec.constraints if isinstance(each, AdLoad)]
+        if self.ads is not None and all(load.field not in (None, ad_field) for load in loads):
+            raise self._error(
+                "says what ads pay and not where they stand; add to 'constraints' something like "
+                "{ad_load: {at_most: 1, per: 5, first: 3}}",
+                "ads",
             )
 
     def _place(self, *loc: int | str) -> str:

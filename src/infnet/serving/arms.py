@@ -10,6 +10,7 @@ from infnet.errors import SpecError
 from infnet.experiments.assignment import Assigner
 from infnet.experiments.reading import load_experiments
 from infnet.experiments.spec import Experiment, ExperimentsSpec
+from infnet.ranking.ads.sales import AdSales
 from infnet.serving.live import LiveModel, ModelHolder
 from infnet.serving.policy_file import PolicyFile
 from infnet.serving.settings import ServeSettings
@@ -122,6 +123,11 @@ class Arms:
     def policies(self) -> list[PolicyFile]:
         """Each once, the default's first."""
         return list({id(arm.policy): arm.policy for arm in self.all if arm.policy is not None}.values())
+
+    @property
+    def ads(self) -> list[AdSales]:
+        """Of the policies that sell ads."""
+        return [policy.live.ads for policy in self.policies if policy.live.ads is not None]
 
     @property
     def item_fields(self) -> frozenset[str]:

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from infnet.ranking.rerank.ads_first import AdOrder
 from infnet.ranking.rerank.page import Page
+from infnet.serving.ads.desk import AdDesk
+from infnet.serving.ads.offer import Offer, no_offer
 from infnet.serving.ticket import Prepared
 
 __all__ = ["Decision", "decide"]
@@ -30,6 +33,8 @@ class Decision:
     """Whether every order was as likely as any other."""
     page: Page | None = None
     """What re-ranking made of the scores."""
+    offer: Offer | None = None
+    """What became of the ads; None without an ``ads`` section."""
 
     def explained(self) -> list[dict[str, float]]:
         """Each objective's part in the score, of each candidate in the order."""
@@ -51,8 +56,12 @@ def decide(
     *,
     vectors: Callable[[], NDArray[np.floating]],
     may_rerank: Callable[[], bool],
+    desk: AdDesk,
 ) -> Decision:
     """Order the candidates of a request.
+
+    Where the policy sells ads, they stand on re-ranked pages alone: not on those by one task, by chance, or made in a
+    hurry.
 
     Args:
         prepared: The request; its policy decides unless ``by`` is given.
@@ -61,36 +70,56 @@ def decide(
         by: A task whose prediction is the score.
         vectors: Gives (N, D) of the candidates' items.
         may_rerank: Asked when there are scores; without time, they alone make the order.
+        desk: Knows how campaigns stand.
 
     Raises:
-        DataError: A field that the policy reads is no number.
+        DataError: A field that the policy reads is no number, or one that says what is an ad is neither true nor false.
     """
     ticket, policy = prepared.ticket, prepared.policy
-    limit = ticket.body.limit
+    limit, num = ticket.body.limit, len(predictions)
+    ads = None if policy is None else policy.ads
     if policy is None or by is not None:
         scores = predictions[:, 0 if by is None else tasks.index(by)].astype(np.float64)
-        return Decision(np.argsort(-scores, kind="stable")[:limit], scores)
+        offer = None if ads is None else no_offer(ads.is_ad(prepared.fields, num), "page by one task")
+        return Decision(_others(np.argsort(-scores, kind="stable"), offer)[:limit], scores, offer=offer)
     columns = dict(zip(tasks, predictions.T, strict=True))
     scored = policy.score(columns, prepared.fields, ticket.request_fields)
     drawn = _drawn(ticket.request_id)
+    seed = int(drawn * 2**53)
     is_random = drawn < policy.spec.exploration.share
     if is_random:
-        order = np.random.default_rng(int(drawn * 2**53)).permutation(len(scored.scores))[:limit]
-        return Decision(order, scored.scores, scored.parts, policy.version, is_random=True)
+        offer = None if ads is None else no_offer(ads.is_ad(prepared.fields, num), "page by chance")
+        order = _others(np.random.default_rng(seed).permutation(num), offer)[:limit]
+        return Decision(order, scored.scores, scored.parts, policy.version, is_random=True, offer=offer)
     reranker, has_rules = policy.reranker, bool(policy.spec.constraints) or policy.spec.diversity is not None
     if not has_rules or not may_rerank():
         if has_rules:
             ticket.degraded.add("skipped_reranking")
-        order = np.argsort(-scored.scores, kind="stable")[:limit]
-        return Decision(order, scored.scores, scored.parts, policy.version)
+        offer = None if ads is None else no_offer(ads.is_ad(prepared.fields, num), "no time")
+        order = _others(np.argsort(-scored.scores, kind="stable"), offer)[:limit]
+        return Decision(order, scored.scores, scored.parts, policy.version, offer=offer)
+    market = None
+    if ads is not None:
+        standing = desk.standing(ads, prepared.known, ticket.time_ms, seed)
+        passes = reranker.passes(scored.columns, num)
+        market = ads.market(scored.columns, prepared.fields, passes, desk.pacer(ads), standing)
     page = reranker.order(
         scored.scores,
         scored.columns,
         prepared.fields,
-        len(scored.scores) if limit is None else limit,
+        num if limit is None else limit,
         vectors() if reranker.wants_vectors else None,
+        None if market is None else AdOrder(market.is_ad, market.auction.winners),
     )
-    return Decision(page.places, scored.scores, scored.parts, policy.version, page=page)
+    offer = None
+    if ads is not None and market is not None:
+        offer = Offer.of(ads, market, page.places, prepared.fields, ticket.time_ms, desk.day_ms(ads, ticket.time_ms))
+    return Decision(page.places, scored.scores, scored.parts, policy.version, page=page, offer=offer)
+
+
+def _others(order: NDArray[np.intp], offer: Offer | None) -> NDArray[np.intp]:
+    """Without ads, where these are sold and not placed."""
+    return order if offer is None else order[~offer.is_ad[order]]
 
 
 def _drawn(request_id: str) -> float:

@@ -6,10 +6,25 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["IMPRESSION", "Event", "Served", "ServedHistory"]
+__all__ = ["IMPRESSION", "Event", "Sale", "Served", "ServedHistory"]
 
 IMPRESSION = "impression"
 """The type of the event that an item was seen."""
+
+
+class Sale(msgspec.Struct, frozen=True, kw_only=True):
+    """A position that an ad was sold, to be paid for when the ad is seen."""
+
+    price: float
+    """Of the impression, in the policy's currency."""
+    campaign: str = ""
+    """That pays; empty of an ad that has none."""
+    day_ms: int
+    """When the day of budgets began that pays, in ms since 1970."""
+    time_ms: int
+    """When it was sold."""
+    keys: dict[str, list[str]] = {}
+    """By field that is capped, what the impression counts by."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +41,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Of the request's user if the caller said so."""
     received_ms: int
     """When the log took it; never falls within one writer's log, whatever the clock does."""
+    sale: Sale | msgspec.UnsetType = msgspec.UNSET
+    """Of an ad's impression; not there if it was not known when the event came."""
 
 
 class ServedHistory(msgspec.Struct, frozen=True):
@@ -69,3 +86,5 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """By field of candidates that a policy reads, one value per item."""
     request_fields: dict[str, Any] = {}
     """By field of requests that a policy reads."""
+    sales: dict[str, Sale] = {}
+    """By item that is an ad, what its position was sold for."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infnet.schema import Task
-from infnet.serving.events import IMPRESSION, Event, Served
+from infnet.serving.events import IMPRESSION, Event, Sale, Served
 from infnet.serving.features import Recent
 from infnet.serving.metrics import ServiceMetrics
 
@@ -27,6 +27,7 @@ class _Delivered(NamedTuple):
     """Items with an impression."""
     told: dict[tuple[str, str], float]
     """Labels by item and task, the first of each."""
+    sales: Mapping[str, Sale]
 
 
 class ExposureMemory:
@@ -44,27 +45,38 @@ class ExposureMemory:
         self._lock = threading.Lock()
 
     def served(
-        self, request_id: str, user: str, items: Sequence[str], predictions: NDArray[np.float64], tasks: Sequence[Task]
+        self,
+        request_id: str,
+        user: str,
+        items: Sequence[str],
+        predictions: NDArray[np.float64],
+        tasks: Sequence[Task],
+        sales: Mapping[str, Sale] | None = None,
     ) -> None:
-        """Remember an answer: the items delivered and what was predicted for each (n, T)."""
+        """Remember an answer: the items delivered, what was predicted for each (n, T), and what ads were sold for."""
         places = {item: place for place, item in enumerate(items)}
-        self._delivered.put(request_id, _Delivered(user, places, predictions, tuple(tasks), set(), {}))
+        self._delivered.put(request_id, _Delivered(user, places, predictions, tuple(tasks), set(), {}, sales or {}))
 
     def asked(self, request_id: str, user: str) -> None:
         """Remember whose a request is that the model did not answer."""
-        self._delivered.put(request_id, _Delivered(user, {}, np.zeros((0, 0)), (), set(), {}))
+        self._delivered.put(request_id, _Delivered(user, {}, np.zeros((0, 0)), (), set(), {}, {}))
 
     def recall(self, requests: Sequence[Served], tasks: Sequence[Task]) -> None:
         """Remember answers of an earlier life, those of the same tasks."""
         for served in requests:
             if all(task.name in served.predictions for task in tasks):
                 predictions = np.array([served.predictions[task.name] for task in tasks], np.float64).T
-                self.served(served.request_id, served.user_id, served.items, predictions, tasks)
+                self.served(served.request_id, served.user_id, served.items, predictions, tasks, served.sales)
 
     def user_of(self, request_id: str) -> str | None:
         """Whose request it was, if it is remembered."""
         found = self._delivered.get(request_id)
         return None if found is None else found.user
+
+    def sales_of(self, request_id: str) -> Mapping[str, Sale] | None:
+        """What a request sold, by item; None if it is not remembered."""
+        found = self._delivered.get(request_id)
+        return None if found is None else found.sales
 
     def happened(self, event: Event) -> None:
         """Count an event for calibration, if its request is remembered."""

@@ -6,16 +6,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
 
 from infnet.errors import StoreError
 from infnet.serving.feature_store.base import FeatureStore, Fetched, Lookup, UserRecord
+from infnet.serving.feature_store.records import LATEST_MS
 from infnet.serving.live import LiveModel
 
-__all__ = ["FeatureService", "Known", "Recent"]
+__all__ = ["FeatureService", "Known", "Recent", "Wanted", "seen_as"]
 
 _log = structlog.get_logger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -51,6 +52,23 @@ class Recent(Generic[_K, _V]):
                 self._held.popitem(last=False)
 
 
+def seen_as(field: str) -> str:
+    """The history in which the store has what a user saw of a field that is capped; no behaviour has such a name."""
+    return f"seen:{field}"
+
+
+class Wanted(NamedTuple):
+    """What a request is to be answered from."""
+
+    request_id: str
+    user: str
+    items: Sequence[str]
+    """Whose dynamic features are wanted."""
+    time_ms: int
+    seen_since: Mapping[str, int] = {}
+    """By field that is capped, since when impressions count, in ms since 1970."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What a request is answered from."""
@@ -61,6 +79,8 @@ class Known:
     """Dynamic features of each item; empty where nobody reads any."""
     is_last_known: bool
     """Whether the store failed, and this is from memory."""
+    seen: Mapping[str, Sequence[tuple[str, int]]] | None = None
+    """By field that is capped, what the user saw and when; None if the store fails and has not told of it lately."""
 
 
 class FeatureService:
@@ -86,10 +106,8 @@ class FeatureService:
         """Whether the store answered when it was last asked."""
         return self._closed_until == 0.0
 
-    def fetch(
-        self, model: LiveModel, requests: Sequence[tuple[str, str, Sequence[str], int]], *, may_ask: bool = True
-    ) -> list[Known]:
-        """What is known for requests (id, user, items, time in ms), in one round trip.
+    def fetch(self, model: LiveModel, requests: Sequence[Wanted], *, may_ask: bool = True) -> list[Known]:
+        """What is known for requests, in one round trip.
 
         Args:
             model: Its behaviours are looked up.
@@ -101,11 +119,13 @@ class FeatureService:
             Lookup(
                 user=user,
                 items=items,
-                before={name: now - delay for name, delay in model.delays_ms.items()},
+                before={name: now - delay for name, delay in model.delays_ms.items()}
+                | {seen_as(field): LATEST_MS for field in seen_since},
+                since={seen_as(field): since for field, since in seen_since.items()},
                 limits=limits,
                 request_id=request_id,
             )
-            for request_id, user, items, now in requests
+            for request_id, user, items, now, seen_since in requests
         ]
         if may_ask and time.monotonic() >= self._closed_until:
             try:
@@ -115,7 +135,10 @@ class FeatureService:
             else:
                 self._closed_until, self._pause_s = 0.0, _FIRST_PAUSE_S
                 self._remember(lookups, fetched)
-                return [Known(each.user, each.items, is_last_known=False) for each in fetched]
+                return [
+                    _known(each.user, each.items, lookup, is_last_known=False)
+                    for each, lookup in zip(fetched, lookups, strict=True)
+                ]
         return [self._last_known(lookup) for lookup in lookups]
 
     def _failed(self, error: StoreError) -> None:
@@ -132,4 +155,21 @@ class FeatureService:
                     self._items.put(item, values)
 
     def _last_known(self, lookup: Lookup) -> Known:
-        return Known(self._users.get(lookup.user), [self._items.get(item) for item in lookup.items], is_last_known=True)
+        items = [self._items.get(item) for item in lookup.items]
+        return _known(self._users.get(lookup.user), items, lookup, is_last_known=True)
+
+    def last_known(self, item: str, field: str) -> Any:
+        """A dynamic feature of an item as the store last had it; None if it was not asked lately."""
+        return (self._items.get(item) or {}).get(field)
+
+
+def _known(
+    user: UserRecord | None, items: Sequence[Mapping[str, Any] | None], lookup: Lookup, *, is_last_known: bool
+) -> Known:
+    """With what the user saw apart from what they did."""
+    if not lookup.since or user is None:
+        return Known(user, items, is_last_known, None if lookup.since else {})
+    names = {name.removeprefix(seen_as("")): name for name in lookup.since if name in user.histories}
+    seen = {field: [*zip(*user.histories[name], strict=True)] for field, name in names.items()}
+    done = {name: history for name, history in user.histories.items() if name not in lookup.since}
+    return Known(replace(user, histories=done), items, is_last_known, seen)

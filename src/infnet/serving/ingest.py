@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 import msgspec
 
 from infnet.errors import DataError, StoreError, did_you_mean
+from infnet.serving.ads.billing import Billing
 from infnet.serving.clock import Clock
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Event
@@ -42,6 +43,7 @@ class EventIngest:
         holder: Of the live model, whose tasks and behaviours say which types there are.
         memory: Of what was served.
         metrics: Counts fates.
+        billing: Knows which impressions are of ads.
         clock: Says when an event was that does not say so; the machine's by default.
         counted: Types of events that are taken besides those that the model knows, for experiments to count.
     """
@@ -54,17 +56,21 @@ class EventIngest:
         holder: ModelHolder,
         memory: ExposureMemory,
         metrics: ServiceMetrics,
+        billing: Billing,
         clock: Clock | None = None,
         counted: Set[str] = frozenset(),
     ) -> None:
         self._clock, self._counted = clock or Clock(), counted
         self._log, self._store, self._feeder = log, store, feeder
         self._holder, self._memory, self._metrics = holder, memory, metrics
+        self._billing = billing
         self._taken: Recent[str, None] = Recent(_REMEMBERED)
         self._lock = threading.Lock()
         for event_id in log.recent_event_ids(_REMEMBERED):
             self._taken.put(event_id, None)
-        memory.recall(log.recent_served(memory.limit), holder.live.spec.tasks)
+        served = log.recent_served(memory.limit)
+        memory.recall(served, holder.live.spec.tasks)
+        billing.recall(served, self._clock.now_ms())
 
     def set_aside(self, raw: bytes, reason: str) -> None:
         """Keep something that is no event."""
@@ -86,6 +92,7 @@ class EventIngest:
             except DataError as error:
                 rejected.append(Rejection(index, str(error)))
         events = self._with_users(events)
+        events, failure = self._with_sales(events)
         with self._lock:
             fresh = self._unseen(events)
             for rejection in rejected:
@@ -98,7 +105,7 @@ class EventIngest:
                     raise
                 for event in fresh:
                     self._taken.put(event.event_id, None)
-                self._feeder.feed(fresh, live)
+                self._feeder.feed(fresh, live) if failure is None else self._feeder.postpone(failure)
         for event in fresh:
             self._memory.happened(event)
             self._metrics.events.labels(event.type, "accepted").inc()
@@ -111,6 +118,14 @@ class EventIngest:
     def _unseen(self, events: Sequence[Event]) -> list[Event]:
         first = {event.event_id: event for event in reversed(events)}
         return [e for e in events if first[e.event_id] is e and e.event_id not in self._taken]
+
+    def _with_sales(self, events: Sequence[Event]) -> tuple[list[Event], StoreError | None]:
+        """With what ads were sold for, and why that of some is not known yet."""
+        own = self._billing.with_own(events)
+        try:
+            return self._billing.with_others(own), None
+        except StoreError as error:
+            return own, error
 
     def _with_users(self, events: Sequence[Event]) -> list[Event]:
         """With the users of their requests, as far as these are known."""

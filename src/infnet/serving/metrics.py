@@ -25,6 +25,7 @@ __all__ = ["CONTENT_TYPE_LATEST", "ServiceMetrics"]
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_PACES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _Mode: TypeAlias = Literal["livemostrecent", "livesum", "livemax"]
 _PROBABILITIES = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -58,6 +59,10 @@ class ServiceMetrics:
         self.expected = counter("expected", "Sum of predictions over impressions.", "task")
         self.observed = counter("observed", "Sum of labels that events told of these impressions.", "task")
         self.events = counter("events", "Events received.", "type", "fate")
+        self.ad_impressions = counter("ad_impressions_sold", "Impressions of ads that were charged.")
+        self.ad_revenue = counter("ad_revenue", "What was charged for them, in the policy's currency.")
+        self.ads_refused = counter("ads_refused", "Ads among the candidates that were not shown.", "reason")
+        self.ad_pace = histogram("ad_pace", "Of the campaigns whose ads got positions.", _PACES)
         self.store_behind = gauge("feature_store_behind", "1 while events wait to enter it.", mode="livemax")
         self.log_failures = counter("event_log_failures", "Writes that the event log did not take.")
         self.swaps = counter("model_swaps", "Models published, by whether they were taken.", "result")

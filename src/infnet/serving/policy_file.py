@@ -59,12 +59,7 @@ class PolicyFile:
             self._thread.join()
 
     def _load(self) -> Policy:
-        policy = Policy.load(self.path, self._holder.live.ranker.bundle.layout.tasks)
-        if policy.ads is not None:
-            raise SpecError(
-                f"{self.path}: the service holds no auctions; leave out 'ads', and weigh bids in an objective"
-            )
-        return policy
+        return Policy.load(self.path, self._holder.live.ranker.bundle.layout.tasks)
 
     def _check(self, model: LiveModel) -> None:
         try:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from infnet.errors import DataError, InfnetError, StoreError
+from infnet.serving.ads.billing import Billing
+from infnet.serving.ads.desk import AdDesk
 from infnet.serving.arms import Arms
-from infnet.serving.budget import DEGRADATIONS, Costs, Degradation
+from infnet.serving.budget import Costs
 from infnet.serving.clock import Clock
 from infnet.serving.decision import Decision, decide
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Served
 from infnet.serving.exposure import ExposureMemory
-from infnet.serving.features import FeatureService
+from infnet.serving.features import FeatureService, Wanted
 from infnet.serving.live import LiveModel
 from infnet.serving.metrics import ServiceMetrics
-from infnet.serving.ticket import Prepared, Ticket, asks_items, by_prior, prepare, told_apart
+from infnet.serving.replies import ads_left_out, finished, items_of, sales_of, served, served_unranked
+from infnet.serving.ticket import Prepared, Ticket, asks_items, by_prior, prepare, seen_since, told_apart
 from infnet.serving.wire import ItemReply, RankBody, RankReply
 
 __all__ = ["RankingService"]
@@ -42,6 +45,8 @@ class RankingService:
         log: Takes every request, and of those that the model answered the features it did so with; None logs nothing.
         memory: Told of every request, for the events that follow.
         metrics: Told of everything.
+        desk: Knows how campaigns stand.
+        billing: Told of every sale.
         by: Task whose prediction is the score where there is no policy; the model's first if None.
         deadline_s: Of requests that ask for no shorter one.
         max_candidates: Of one request.
@@ -58,6 +63,8 @@ class RankingService:
         log: EventLog | None,
         memory: ExposureMemory,
         metrics: ServiceMetrics,
+        desk: AdDesk,
+        billing: Billing,
         *,
         by: str | None = None,
         deadline_s: float = 0.1,
@@ -67,6 +74,7 @@ class RankingService:
         self._clock = clock or Clock()
         self.arms, self.features, self.log = arms, features, log
         self.memory, self.metrics, self.costs = memory, metrics, Costs()
+        self.desk, self.billing = desk, billing
         self._by, self._deadline_s, self._max_candidates = by, deadline_s, max_candidates
         if by is not None:
             for holder in arms.holders:
@@ -133,7 +141,7 @@ class RankingService:
                 self.features.fetch(
                     model,
                     [
-                        (t.request_id, t.user, t.items if asks_items(model, t) else (), t.time_ms)
+                        Wanted(t.request_id, t.user, t.items if asks_items(model, t) else (), t.time_ms, seen_since(t))
                         for t, asked in zip(tickets, asks, strict=True)
                         if asked is may_ask
                     ],
@@ -181,30 +189,23 @@ class RankingService:
         """The answer that needs neither features nor model: candidates by their prior score."""
         model = ticket.assigned.arm.holder.live
         order, prior = by_prior(model, ticket)
+        order = order[[not self._may_be_ad(ticket, place) for place in order.tolist()]]
         items = [ItemReply(ticket.items[i], float(prior[i]), {}) for i in order[: ticket.body.limit]]
         self.memory.asked(ticket.request_id, ticket.user)
-        return self._finished(model, ticket, items, {"popularity_order"})
+        return finished(model, ticket, items, {"popularity_order"})
+
+    def _may_be_ad(self, ticket: Ticket, place: int) -> bool:
+        """Whether a candidate is known to be an ad, by the request or by what the store said of it lately."""
+        policy = ticket.assigned.arm.policy
+        if policy is None or policy.live.ads is None:
+            return False
+        name = policy.live.ads.spec.field
+        told = ticket.fields[name][place] if name in ticket.fields else None
+        return bool(self.features.last_known(ticket.items[place], name) if told is None else told)
 
     def log_unranked(self, ticket: Ticket) -> None:
         """Log that a request was answered, though not by the model: it counts in an experiment like any other."""
-        served = Served(
-            request_id=ticket.request_id,
-            user_id=ticket.user,
-            time_ms=ticket.time_ms,
-            received_ms=ticket.time_ms,
-            version=ticket.assigned.arm.holder.live.version,
-            context=ticket.context,
-            user=None,
-            histories={},
-            items=[],
-            values={},
-            predictions={},
-            scores=[],
-            degraded=["popularity_order"],
-            took_ms=_ms_since(ticket.arrived),
-            experiments=dict(ticket.assigned.experiments),
-        )
-        self._append(served)
+        self._append(served_unranked(ticket))
 
     def _reply(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> RankReply:
         ticket, tasks, started = prepared.ticket, model.ranker.tasks, time.perf_counter()
@@ -220,77 +221,23 @@ class RankingService:
             by,
             vectors=lambda: model.item_vectors(prepared.encoded.items),
             may_rerank=lambda: self.costs.may_rerank(ticket.deadline - time.perf_counter()),
+            desk=self.desk,
         )
         if decision.page is not None:
             ticket.seconds["rerank"] = time.perf_counter() - started
             self.costs.reranked(ticket.seconds["rerank"])
-        order = decision.order
-        places, chosen = prepared.places[order], predictions[order]
-        parts: list[dict[str, float]] = [{}] * len(order)
-        notes: list[list[str]] = [[]] * len(order)
-        if ticket.body.explain:
-            parts, notes = decision.explained(), decision.notes()
-        items = [
-            ItemReply(ticket.items[place], score, dict(zip(tasks, row, strict=True)), part, note)
-            for place, score, row, part, note in zip(
-                places.tolist(), decision.scores[order].tolist(), chosen.tolist(), parts, notes, strict=True
-            )
-        ]
+        chosen = predictions[decision.order]
+        items = items_of(prepared, decision, tasks, chosen)
         # From here on this is the answer, even if the log takes so long that the time is over before.
-        version = decision.policy_version
-        if ticket.offer(self._finished(model, ticket, items, ticket.degraded, version)):
-            delivered = [item.item_id for item in items]
-            self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks)
-            self._write(model, prepared, decision, items)
-            self._observe(model, prepared, chosen)
+        told = (ticket.degraded, decision.policy_version, ads_left_out(prepared, decision))
+        if ticket.offer(finished(model, ticket, items, *told)):
+            delivered, sales = [item.item_id for item in items], sales_of(prepared, decision)
+            self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks, sales)
+            self.billing.sold(ticket.request_id, sales)
+            self._append(served(model, prepared, decision, items))
+            self._observe(model, prepared, decision, chosen)
         ticket.seconds["reply"] = time.perf_counter() - started
-        return self._finished(model, ticket, items, ticket.degraded, version)
-
-    def _finished(
-        self,
-        model: LiveModel,
-        ticket: Ticket,
-        items: list[ItemReply],
-        left_out: Set[Degradation],
-        policy_version: str = "",
-    ) -> RankReply:
-        degraded: list[str] = [step for step in DEGRADATIONS if step in left_out]
-        timings = {stage: 1000 * seconds for stage, seconds in dict(ticket.seconds).items()}
-        return RankReply(
-            ticket.request_id,
-            model.version,
-            items,
-            degraded,
-            timings if ticket.body.timings else {},
-            policy_version,
-            dict(ticket.assigned.experiments),
-        )
-
-    def _write(self, model: LiveModel, prepared: Prepared, decision: Decision, items: Sequence[ItemReply]) -> None:
-        """Log once what was read and answered, so that training reads it later and nothing else."""
-        ticket, user, order = prepared.ticket, prepared.known.user, decision.order.tolist()
-        served = Served(
-            request_id=ticket.request_id,
-            user_id=ticket.user,
-            time_ms=ticket.time_ms,
-            received_ms=ticket.time_ms,
-            version=model.version,
-            context=ticket.context,
-            user=None if user is None or user.values is None else dict(user.values),
-            histories=prepared.histories(model),
-            items=[item.item_id for item in items],
-            values={name: [column[i] for i in order] for name, column in prepared.values.items()},
-            predictions={task: [item.tasks[task] for item in items] for task in model.ranker.tasks},
-            scores=[item.score for item in items],
-            degraded=sorted(ticket.degraded),
-            took_ms=_ms_since(ticket.arrived),
-            experiments=dict(ticket.assigned.experiments),
-            policy=decision.policy_version,
-            is_random=decision.is_random,
-            fields={name: [column[i] for i in order] for name, column in prepared.fields.items()},
-            request_fields=ticket.request_fields,
-        )
-        self._append(served)
+        return finished(model, ticket, items, *told)
 
     def _append(self, served: Served) -> None:
         if self.log is None:
@@ -301,8 +248,12 @@ class RankingService:
             self.metrics.log_failures.inc()
             _log.error("served_request_not_logged", request_id=served.request_id, reason=str(error))
 
-    def _observe(self, model: LiveModel, prepared: Prepared, predictions: NDArray[np.float64]) -> None:
+    def _observe(
+        self, model: LiveModel, prepared: Prepared, decision: Decision, predictions: NDArray[np.float64]
+    ) -> None:
         metrics, bundle = self.metrics, model.ranker.bundle
+        if decision.offer is not None:
+            decision.offer.count(metrics)
         metrics.candidates.observe(len(prepared.ticket.items))
         if not bundle.users.find([prepared.ticket.user])[0]:
             metrics.unknown.labels("user").inc()
@@ -314,7 +265,3 @@ class RankingService:
         for task, column in zip(model.ranker.tasks, predictions.T, strict=True):
             if len(column):
                 metrics.scores.labels(task).observe(float(column[0]))
-
-
-def _ms_since(arrived: float) -> float:
-    return round(1000 * (time.perf_counter() - arrived), 3)

@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 
 from infnet.errors import InfnetError, StoreError
+from infnet.serving.ads.billing import Billing
 from infnet.serving.event_log import EventLog
 from infnet.serving.events import Event
 from infnet.serving.feature_store.base import FeatureStore, HistoryEvent
@@ -39,6 +40,7 @@ class StoreFeeder:
         holder: Of the live model, which says what the behaviours are.
         metrics: Says while the store is behind.
         fill: Fills a store that knows nothing.
+        billing: Charges what events say was seen.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class StoreFeeder:
         holder: ModelHolder,
         metrics: ServiceMetrics,
         fill: Callable[[], None],
+        billing: Billing,
     ) -> None:
         self._log, self._store, self._holder, self._metrics, self._fill = log, store, holder, metrics, fill
+        self._billing = billing
         self._mark = f"applied/{log.writer}"
         self._is_behind = True
         self._fed: Position = {}
@@ -84,9 +88,15 @@ class StoreFeeder:
             position = self._log.position()
             try:
                 self._append(history_events(events, live))
+                self._billing.apply(events)
                 self._fed = position
             except StoreError as error:
                 self._fall_behind(error)
+
+    def postpone(self, error: StoreError) -> None:
+        """Leave events that are in the log to the next round, as the store could not say what they are."""
+        with self._lock:
+            self._fall_behind(error)
 
     def _run(self) -> None:
         while not self._stop.wait(_EVERY_S):
@@ -116,6 +126,7 @@ class StoreFeeder:
         events, position = read_own_events(self._log.directory, self._log.writer, position)
         found = history_events(events, self._holder.live)
         self._append(found if told is not None else unheard(found, self._holder.live))
+        self._billing.apply(self._billing.with_others(self._billing.with_own(events)))
         self._fed = position
         self._save(position)
         if events:

@@ -10,6 +10,8 @@ import structlog
 
 from infnet.errors import DataError
 from infnet.ranking.policy import Policy
+from infnet.serving.ads.billing import Billing
+from infnet.serving.ads.desk import AdDesk
 from infnet.serving.arms import Arms
 from infnet.serving.batcher import Batcher
 from infnet.serving.clock import Clock
@@ -53,12 +55,16 @@ class System:
         self.metrics.serving(holder.live)
         self.features = FeatureService(store)
         memory = ExposureMemory(self.metrics)
+        self.desk = AdDesk(store.accounts, lambda: arms.ads, clock)
+        self.billing = Billing(store, memory, self.metrics, lambda: bool(arms.ads))
         self.service = RankingService(
             arms,
             self.features,
             log,
             memory,
             self.metrics,
+            self.desk,
+            self.billing,
             by=settings.by,
             deadline_s=settings.deadline_ms / 1000,
             max_candidates=settings.max_candidates,
@@ -71,8 +77,10 @@ class System:
             most=settings.batch,
             wait_s=settings.batch_wait_ms / 1000,
         )
-        self.feeder = StoreFeeder(log, store, holder, self.metrics, fill=self._fill)
-        self.ingest = EventIngest(log, store, self.feeder, holder, memory, self.metrics, clock, arms.counted)
+        self.feeder = StoreFeeder(log, store, holder, self.metrics, fill=self._fill, billing=self.billing)
+        self.ingest = EventIngest(
+            log, store, self.feeder, holder, memory, self.metrics, self.billing, clock, arms.counted
+        )
         self._tracer = Tracer() if settings.tracing else None
         self._is_open = False
 
@@ -99,7 +107,9 @@ class System:
         for policy in self.arms.policies:
             policy.on_change = self._policy_changed
         self.arms.watch()
+        self.billing.start()
         self.feeder.start()
+        self.desk.spending.start()
         self._is_open = True
 
     def close(self) -> None:
@@ -107,6 +117,8 @@ class System:
         self._is_open = False
         self.batcher.close()
         self.arms.close()
+        self.billing.close()
+        self.desk.spending.close()
         self.feeder.close()
         self.log.close()
         self.store.close()
@@ -191,6 +203,7 @@ class System:
 
     def _policy_changed(self, policy: Policy | None) -> None:
         self.metrics.policy_changes.labels("refused" if policy is None else "taken").inc()
+        self.desk.spending.refresh()
 
     def _fill(self) -> None:
         if self.settings.loads:

@@ -21,7 +21,7 @@ from infnet.serving.features import Known
 from infnet.serving.live import LiveModel
 from infnet.serving.wire import RankBody, RankReply
 
-__all__ = ["Prepared", "Ticket", "asks_items", "by_prior", "prepare", "told_apart"]
+__all__ = ["Prepared", "Ticket", "asks_items", "by_prior", "prepare", "seen_since", "told_apart"]
 
 _V = TypeVar("_V")
 
@@ -162,6 +162,14 @@ def asks_items(model: LiveModel, ticket: Ticket) -> bool:
     """Whether anybody reads what the store has of items."""
     policy = ticket.assigned.arm.policy
     return bool(model.dynamic_features) or (policy is not None and bool(policy.live.item_fields))
+
+
+def seen_since(ticket: Ticket) -> dict[str, int]:
+    """By field that the policy caps, since when impressions count, in ms since 1970."""
+    policy = ticket.assigned.arm.policy
+    ads = None if policy is None else policy.live.ads
+    hours = {} if ads is None else ads.hours_by_field
+    return {field: ticket.time_ms - round(3_600_000 * each) for field, each in hours.items()}
 
 
 def told_apart(given: Mapping[str, _V], features: Set[str], fields: Set[str]) -> tuple[dict[str, _V], dict[str, _V]]:

@@ -27,6 +27,7 @@ __all__ = [
     "HealthReply",
     "ItemReply",
     "ModelReply",
+    "Price",
     "RankBody",
     "RankReply",
     "Rejection",
@@ -120,6 +121,19 @@ class RankBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return [texts[i] for i in first], {name: [column[i] for i in first] for name, column in values.items()}
 
 
+class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an ad pays for its position, in the policy's currency."""
+
+    per_impression: float
+    """Charged when the impression is told."""
+    per_click: float
+    """Which comes to the same if the click's probability is right; for information."""
+    ecpm: float | None = None
+    """If explained: 1000 times the paced bid for the impression."""
+    pace: float | None = None
+    """If explained: of the campaign, from 0 to 1."""
+
+
 class ItemReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """One place of an order."""
 
@@ -131,6 +145,8 @@ class ItemReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """If explained: what each objective of the policy adds to the score, or multiplies it by."""
     notes: list[str] = []
     """If explained: why the item stands higher or lower than its score."""
+    price: Price | None = None
+    """Of an ad."""
 
 
 class RankReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -146,6 +162,8 @@ class RankReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the policy that made the scores; empty without one."""
     experiments: dict[str, str] = {}
     """Variant by experiment, of those that the user is in."""
+    ads_left_out: dict[str, str] = {}
+    """If explained: by item that is an ad and not shown, why."""
 
 
 class BatchBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ ads:
   reserve: 0.1
   budget: daily_budget
   frequency: [{at_most: 3, per: advertiser_id, hours: 24}]
+constraints: [{ad_load: {at_most: 1, per: 2}}]
 """
 ITEMS = {"bid_usd": [1.0, 2.0, None, 1.0], "is_ad": [True, True, False, True]}
 PREDICTIONS = {"click": np.array([0.5, 0.2, 0.9, 0.05]), "watch_s": np.ones(4)}
@@ -51,6 +52,7 @@ def test_what_ads_read_is_known():
     assert set(policy.item_fields) == {"bid_usd", "is_ad", "campaign_id", "daily_budget", "advertiser_id"}
     assert set(policy.inputs) == {"watch_s", "bid_usd", "p_click"}
     assert parse(TEXT[: TEXT.index("ads:")]).ads is None
+    assert policy.ads.hours_by_field == {"advertiser_id": 24}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,8 @@ def test_what_ads_read_is_known():
         ("reserve: 0.1", "reserv: 1", "7: unknown setting 'ads.reserv'; did you mean 'reserve'?"),
         ("reserve: 0.1", "pricing: third", "7: ads.pricing: Input should be 'first_price' or 'second_price', found"),
         ("hours: 24", "hours: 0", "9: ads.frequency.0.hours: Input should be greater than 0, found 0"),
+        ("ad_load: {", "ad_load: {field: sold, ", "4: ads: says what ads pay and not where they stand; add to 'constr"),
+        ("bid_usd * p_click", "bid_usd ** 9", "5: ads.bid: 'bid_usd ** 9' may be 1e+18; wanted at most 1e+12; narrow"),
         ("reserve: 0.1", "pacing: {method: pid}", "7: ads.pacing.method: Input should be 'bid' or 'throttle', found"),
     ],
 )

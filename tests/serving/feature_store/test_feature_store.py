@@ -112,6 +112,15 @@ def test_each_behaviour_has_its_own_time_and_limit(store):
     assert nothing == Fetched(UserRecord(None, {}), [])
 
 
+def test_events_from_a_time_on_may_be_asked_for(store):
+    store.append([click("a", 10), click("b", 20), click("c", 30), HistoryEvent("u", "like", "d", 5, 0)])
+    lookup = Lookup("u", before={"click": 30, "like": 30}, since={"click": 20})
+    (found,) = store.fetch([lookup])
+    assert found.user.histories == {"click": History(["b"], [20]), "like": History(["d"], [5])}
+    (found,) = store.fetch([replace(lookup, since={"click": -(2**70), "like": 6})])
+    assert found.user.histories == {"click": History(["b", "a"], [20, 10]), "like": History([], [])}
+
+
 def test_the_most_recent_events_are_kept_up_to_the_bound(store):
     store.append([click(str(at), at) for at in range(20)])
     assert clicks(store) == [(str(at), at) for at in range(19, 14, -1)]
@@ -284,7 +293,8 @@ class PlainStore:
         histories = {}
         for behaviour, before in lookup.before.items():
             events = sorted(self.histories.get((lookup.user, behaviour), ()), reverse=True)
-            seen = [e for e in events if e[0] < before][: lookup.limits.get(behaviour)]
+            since = lookup.since.get(behaviour, -LATE)
+            seen = [e for e in events if since <= e[0] < before][: lookup.limits.get(behaviour)]
             histories[behaviour] = History([e[3] for e in seen], [e[0] for e in seen])
         return UserRecord(self.users.get(lookup.user), histories)
 
@@ -310,7 +320,7 @@ events = st.builds(HistoryEvent, keys, st.sampled_from([*BOUNDS]), keys, times, 
 features = st.dictionaries(keys, st.dictionaries(keys, st.none() | st.integers(0, 9) | st.text(max_size=3)), max_size=3)
 befores = st.dictionaries(st.sampled_from([*BOUNDS]), times)
 limits = st.dictionaries(st.sampled_from([*BOUNDS]), st.integers(1, 4))
-lookups = st.builds(Lookup, keys, st.lists(keys, max_size=3), befores, limits, st.none() | keys)
+lookups = st.builds(Lookup, keys, st.lists(keys, max_size=3), befores, befores, limits, st.none() | keys)
 operations = st.one_of(
     st.tuples(st.just("append"), st.lists(events, max_size=8)),
     st.tuples(st.just("fetch"), st.lists(lookups, max_size=3)),

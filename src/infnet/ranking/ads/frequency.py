@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,42 +10,41 @@ from numpy.typing import NDArray
 
 from infnet.ranking.ads.spec import FrequencyCap
 
-__all__ = ["allowed", "keys_of"]
+__all__ = ["keys_of", "within_caps"]
 
 
-def keys_of(cap: FrequencyCap, items: Mapping[str, Sequence[Any]]) -> list[Hashable]:
-    """Values of the capped field that are among the candidates, each once: whose counts :func:`allowed` needs."""
-    return list(dict.fromkeys(key for value in items.get(cap.per, ()) for key in _keys(value)))
+def keys_of(value: Any) -> list[str]:
+    """What an item's value of a capped field is counted by: nothing of None, and each of a list's values once."""
+    if not isinstance(value, list | tuple):
+        return [] if value is None else [str(value)]
+    return list(dict.fromkeys(str(one) for one in value if one is not None))
 
 
-def allowed(
+def within_caps(
     caps: Sequence[FrequencyCap],
-    counts: Sequence[Mapping[Any, int]],
+    counts: Sequence[Mapping[str, int]],
     items: Mapping[str, Sequence[Any]],
-    num_candidates: int,
+    ranked: NDArray[np.intp],
 ) -> NDArray[np.bool_]:
-    """Which candidates a user may still see, (N,).
+    """Which ads a user may still see, (n,).
 
-    A page may hold several candidates with one key, each of which may still be seen; the policy's ``at_most`` keeps
-    them apart.
+    Ads are gone through from the best on, and each that may be seen counts as if it were: all of them may stand on one
+    page.
 
     Args:
         caps: That all have to be kept.
         counts: For each cap the user's impressions of its last hours by key; a key that is missing counts as 0.
         items: By field (N,) raw values; a list is capped by each of its values, None by nothing.
-        num_candidates: N.
+        ranked: (n,) places of the ads among the candidates, best first.
     """
-    may = np.ones(num_candidates, dtype=np.bool_)
-    for cap, count_by_key in zip(caps, counts, strict=True):
-        if not count_by_key or cap.per not in items:
+    may = np.ones(len(ranked), dtype=np.bool_)
+    seen = [dict(count) for count in counts]
+    capped = [(cap.at_most, of, items[cap.per]) for cap, of in zip(caps, seen, strict=True) if cap.per in items]
+    for number, place in enumerate(ranked.tolist()):
+        keys = [(of, key, at_most) for at_most, of, values in capped for key in keys_of(values[place])]
+        if any(of.get(key, 0) >= at_most for of, key, at_most in keys):
+            may[number] = False
             continue
-        full = {key for key, count in count_by_key.items() if count >= cap.at_most}
-        if full:
-            may &= np.array([full.isdisjoint(_keys(value)) for value in items[cap.per]], dtype=np.bool_)
+        for of, key, _ in keys:
+            of[key] = of.get(key, 0) + 1
     return may
-
-
-def _keys(value: Any) -> Sequence[Hashable]:
-    if value is None:
-        return ()
-    return [one for one in value if one is not None] if isinstance(value, list | tuple) else (value,)

@@ -10,14 +10,15 @@ candidate. Feasible is who keeps all constraints together with the page so far:
 
 Where nobody is feasible, constraints are given up for this position in the reverse order of their declaration until
 somebody is; then those that refuse only some of these are taken up again, in the order of their declaration. A page is
-never shorter than it could be, and the first constraint is the last to go.
+never shorter than it could be, and the first constraint is the last to go. Firm constraints are never given up: where
+they refuse everybody, the page ends.
 
 A page's limit only cuts it off: a shorter page is the beginning of a longer one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -46,7 +47,9 @@ class Placed:
     """Rules that were not."""
 
 
-def fill(num: int, limit: int, rules: Sequence[Rule], diversifier: Diversifier | None) -> list[Placed]:
+def fill(
+    num: int, limit: int, rules: Sequence[Rule], diversifier: Diversifier | None, firm: Collection[int] = ()
+) -> list[Placed]:
     """Place candidates.
 
     Args:
@@ -54,6 +57,7 @@ def fill(num: int, limit: int, rules: Sequence[Rule], diversifier: Diversifier |
         limit: Positions at most.
         rules: In the order of their declaration.
         diversifier: None to go by score.
+        firm: Places of the rules that are never given up.
     """
     page: list[Placed] = []
     is_open = np.ones(num, dtype=np.bool_)
@@ -68,7 +72,9 @@ def fill(num: int, limit: int, rules: Sequence[Rule], diversifier: Diversifier |
                 feasible = feasible > refused
             chosen = _best(feasible, adjusted)
             if not feasible[chosen]:
-                feasible, refusals, gave_up = _relaxed(is_open, refusals)
+                feasible, refusals, gave_up = _relaxed(is_open, sorted(refusals, key=lambda each: each[0] not in firm))
+                if not {*gave_up}.isdisjoint(firm):
+                    break
                 chosen = _best(feasible, adjusted)
         page.append(Placed(chosen, adjusted, refusals, gave_up))
         is_open[chosen] = False

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from infnet.errors import DataError
 from infnet.ranking.combine import normalise
 from infnet.ranking.formula import Formula
+from infnet.ranking.rerank.ads_first import AdOrder, AdsFirst
 from infnet.ranking.rerank.constraints import AdRule, QuotaRule, Rule, SharedValueRule
 from infnet.ranking.rerank.diversity import Diversifier, diversifier
 from infnet.ranking.rerank.fill import Placed, fill
@@ -42,15 +43,19 @@ class Page:
     """Candidates that pass the floors, on the page or not."""
     _placed: Sequence[Placed] = field(repr=False)
     _labels: Sequence[str] = field(repr=False)
+    _firm: Sequence[int] = field(default=(), repr=False)
 
     @cached_property
     def notes(self) -> tuple[tuple[str, ...], ...]:
         """By position why it stands higher or lower than its score alone would have it.
 
         Such as ``held back by spacing 2 per topic`` or ``lifted by mmr 0.3``; empty exactly where it stands as its
-        score has it among those that pass the floors. Worked out when it is asked for.
+        score has it among those that pass the floors. That others stand before an ad which has to wait says nothing of
+        them. Worked out when it is asked for.
         """
-        return reasons(self._placed, self.num_shown, self._labels)
+        silent = {f"lifted by {self._labels[number]}" for number in self._firm}
+        found = reasons(self._placed, self.num_shown, self._labels)
+        return tuple(tuple(note for note in notes if note not in silent) for notes in found) if silent else found
 
 
 class Reranker:
@@ -108,6 +113,7 @@ class Reranker:
         items: Mapping[str, Sequence[Any]],
         limit: int,
         vectors: NDArray[np.floating] | None = None,
+        ads: AdOrder | None = None,
     ) -> Page:
         """A page.
 
@@ -117,23 +123,38 @@ class Reranker:
             items: By field one raw value per candidate; None where it has none, as of a field that is missing.
             limit: Positions at most.
             vectors: (N, D) of the items, finite; zeros of one that has none.
+            ads: Stand as early as constraints let them, whatever their scores, and never where the ad load does not.
+                None: an ad is an item like any other.
 
         Raises:
             DataError: A field's value cannot be compared, or vectors are missing.
         """
-        shown = self._shown(scores, columns)
+        shown, num_ads = self._shown(scores, columns, ads)
         fields = Fields(items, len(scores), shown)
         rules = [self._rule(each, scores, columns, fields) for each in self._constraints]
-        placed = fill(len(shown), limit, rules, self._diversifier(scores[shown], fields, vectors))
+        firm = [number for number, each in enumerate(self._constraints) if ads is not None and isinstance(each, AdLoad)]
+        diversifier = self._diversifier(scores[shown], num_ads, fields, vectors)
+        placed = fill(len(shown), limit, rules, diversifier, firm)
         places = shown[np.array([each.candidate for each in placed], dtype=np.intp)]
-        return Page(places, self._gave_up(placed), len(shown), placed, self._labels)
+        return Page(places, self._gave_up(placed), len(shown), placed, self._labels, firm)
 
-    def _shown(self, scores: NDArray[np.float64], columns: Columns) -> NDArray[np.intp]:
-        """Candidates that pass all floors, best first."""
-        order: NDArray[np.intp] = np.argsort(-scores, kind="stable")
+    def passes(self, columns: Columns, num_candidates: int) -> NDArray[np.bool_]:
+        """Which candidates pass all floors, (N,)."""
+        may = np.ones(num_candidates, dtype=np.bool_)
         for floor in self._floors:
-            order = order[np.broadcast_to(columns[floor.floor] >= floor.at_least, scores.shape)[order]]
-        return order
+            may &= columns[floor.floor] >= floor.at_least
+        return may
+
+    def _shown(
+        self, scores: NDArray[np.float64], columns: Columns, ads: AdOrder | None
+    ) -> tuple[NDArray[np.intp], int]:
+        """Candidates that pass all floors, best first, the ads before the others; and how many are ads."""
+        order: NDArray[np.intp] = np.argsort(-scores, kind="stable")
+        passes = self.passes(columns, len(scores))
+        if ads is None:
+            return order[passes[order]], 0
+        first = ads.places[passes[ads.places]]
+        return np.concatenate([first, order[(passes & ~ads.is_ad)[order]]]), len(first)
 
     def _rule(self, each: Placement, scores: NDArray[np.float64], columns: Columns, fields: Fields) -> Rule:
         if isinstance(each, AtLeast):
@@ -145,7 +166,7 @@ class Reranker:
         return SharedValueRule(fields[each.per], len(fields.shown), at_most, within)
 
     def _diversifier(
-        self, scores: NDArray[np.float64], fields: Fields, vectors: NDArray[np.floating] | None
+        self, scores: NDArray[np.float64], num_ads: int, fields: Fields, vectors: NDArray[np.floating] | None
     ) -> Diversifier | None:
         spec = self._diversity
         if spec is None or not len(scores):
@@ -158,7 +179,11 @@ class Reranker:
             raise DataError(
                 "diversity compares vectors of the items, and there are none; declare the fields it is 'by'"
             )
-        return diversifier(spec, normalise(scores, "minmax"), similarity)
+        relevance = np.zeros(len(scores))
+        if num_ads < len(scores):
+            relevance[num_ads:] = normalise(scores[num_ads:], "minmax")
+        made = diversifier(spec, relevance, similarity)
+        return AdsFirst(made, num_ads) if num_ads else made
 
     def _gave_up(self, page: Sequence[Placed]) -> tuple[str, ...]:
         positions: dict[int, list[int]] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from infnet.data.layout import BehaviourLayout
+from infnet.serving.feature_store.accounts import Accounts
 
 __all__ = ["FeatureStore", "Fetched", "History", "HistoryEvent", "Lookup", "UserRecord", "history_bounds"]
 
@@ -55,6 +56,8 @@ class Lookup:
     """Whose dynamic features are wanted; empty where the model reads none."""
     before: Mapping[str, int] = field(default_factory=dict)
     """Per behaviour wanted: only events strictly before this time, ms since 1970."""
+    since: Mapping[str, int] = field(default_factory=dict)
+    """Per behaviour: of these only events from this time on; all where it is not said."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Per behaviour, how many of these at most, the most recent ones; all that are kept where it is not said."""
     request_id: str | None = None
@@ -79,9 +82,14 @@ class FeatureStore(ABC):
     Args:
         bounds: Per behaviour, how many events of a user are kept (:func:`history_bounds`); 1,000 of any other.
 
+    Attributes:
+        accounts: What ads were sold for, and what their campaigns have spent.
+
     Raises:
         StoreError: From every method, when the store cannot be reached or does not answer in time.
     """
+
+    accounts: Accounts
 
     def __init__(self, bounds: Mapping[str, int]) -> None:
         self._bounds = dict(bounds)

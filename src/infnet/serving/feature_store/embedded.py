@@ -15,6 +15,7 @@ import msgspec
 
 from infnet.serving.feature_store.base import FeatureStore, Fetched, History, HistoryEvent, Lookup, UserRecord
 from infnet.serving.feature_store.database import Database
+from infnet.serving.feature_store.embedded_accounts import EmbeddedAccounts
 from infnet.serving.feature_store.records import (
     LATEST_MS,
     as_bytes,
@@ -44,6 +45,7 @@ _HISTORY = """(
     SELECT group_concat(time_ms || ' ' || hex(item)) FROM (
         SELECT time_ms, item FROM events
         WHERE history = (SELECT id FROM histories WHERE user = ?1 AND behaviour = ? AND expires_ms > ?2) AND time_ms < ?
+            AND time_ms >= ?
         ORDER BY time_ms DESC, place DESC, item DESC LIMIT ?
     )
 )"""
@@ -74,6 +76,7 @@ class EmbeddedStore(FeatureStore):
         super().__init__(bounds)
         self._ttl_ms = round(1000 * ttl_s)
         self._database = Database(path, _VERSION, _SCHEMA)
+        self.accounts = EmbeddedAccounts(self._database)
         self._users_of: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self._swept_at = time.monotonic()
@@ -152,7 +155,8 @@ class EmbeddedStore(FeatureStore):
         given: list[Any] = [_spelt(lookup.user), now]
         for behaviour, before in lookup.before.items():
             limit = lookup.limits.get(behaviour, self.bound(behaviour))
-            given += (behaviour, max(-LATEST_MS, min(before, LATEST_MS)), limit)
+            earliest = max(-LATEST_MS, lookup.since.get(behaviour, -LATEST_MS))
+            given += (behaviour, max(-LATEST_MS, min(before, LATEST_MS)), earliest, limit)
         features, *histories = database.execute(_user_query(len(lookup.before)), given).fetchone()
         return UserRecord(
             None if features is None else decode_values(features),

@@ -26,6 +26,7 @@ from infnet.serving.feature_store.records import (
     decode_values,
     encode_values,
 )
+from infnet.serving.feature_store.redis_accounts import RedisAccounts
 
 __all__ = ["RedisStore"]
 
@@ -69,6 +70,7 @@ class RedisStore(FeatureStore):
         self._namespace = as_bytes(namespace)
         self._redis = _client(url, timeout_s)
         self._shown = _address(self._redis.connection_pool.connection_kwargs)
+        self.accounts = RedisAccounts(self._pipeline, self._namespace)
 
     def fetch(self, lookups: Sequence[Lookup]) -> list[Fetched]:
         """The answers to several lookups, in one round trip."""
@@ -82,7 +84,8 @@ class RedisStore(FeatureStore):
                     limit = lookup.limits.get(behaviour, self.bound(behaviour))
                     key = self._user_key(b"history:" + as_bytes(behaviour), lookup.user)
                     latest = max(-LATEST_MS, min(before, LATEST_MS))
-                    pipeline.zrevrangebyscore(key, f"({latest}", "-inf", start=0, num=limit)
+                    earliest = max(-LATEST_MS, lookup.since.get(behaviour, -LATEST_MS))
+                    pipeline.zrevrangebyscore(key, f"({latest}", earliest, start=0, num=limit)
                 if lookup.request_id is not None:
                     pipeline.set(self._key(b"request", lookup.request_id), as_bytes(lookup.user), px=_REQUEST_MS)
             answers = iter(pipeline.execute())
