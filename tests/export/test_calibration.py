@@ -7,7 +7,9 @@ from infnet.evaluation.predict import predict
 from infnet.export.bundle import Bundle
 from infnet.export.calibration import BundleCalibration, CalibrationSettings, calibrate
 from infnet.export.exporter import export_run
+from infnet.serving.encoding import RankRequest
 from infnet.serving.ranker import Ranker
+from service_parts import Parts, count
 from small_bundle import graphs_of, predicted, requests_of_log
 
 
@@ -36,6 +38,31 @@ def test_predictions_of_a_bundle_go_through_its_curves(exported, run, dataset):
             curves = calibration.tasks[task]
             curve = curves.segments.get(str(segment), curves.overall)
             assert after == pytest.approx(curve.apply(np.array([before]))[0], rel=3e-3, abs=1e-4)
+
+
+def test_segments_are_told_by_the_values_that_have_curves_of_their_own(exported, bundle):
+    ranker, calibration = Ranker(exported), exported.calibration
+    curves = {int(row) for each in calibration.tasks.values() for row in each.segments}
+    texts = dict(exported.encoder.values("tab").select("row", "value").iter_rows())
+    for row, text in texts.items():
+        request = ranker.encoder.encode(RankRequest("u1", [1], {"tab": text}))
+        assert ranker.segment(request) == (text if row in curves else "other")
+    assert {texts[row] for row in curves & set(texts)}
+    request = RankRequest("u1", [1], {})
+    assert ranker.segment(ranker.encoder.encode(request)) in ("missing", "other")
+    assert Ranker(bundle).segment(Ranker(bundle).encoder.encode(request)) == ""
+
+
+def test_a_service_watches_each_segment(exported, tmp_path):
+    (value, *_) = exported.encoder.text("tab", sorted(map(int, exported.calibration.tasks["click"].segments)))[::-1]
+    with Parts(exported, tmp_path) as parts:
+        for number, tab in enumerate((value, "nowhere")):
+            reply = parts.answer("u1", [7], context={"tab": tab}, request_id=str(number))
+            parts.tell({"request_id": str(number), "type": "impression"})
+            segment = value if tab == value else "other"
+            assert parts.served()[-1]["segment"] == segment
+            told = count(parts.metrics, "infnet_expected_total", task="click", segment=segment)
+            assert told == pytest.approx(reply.items[0].tasks["click"])
 
 
 def test_calibrated_means_are_the_means_of_the_labels(run, dataset, few_are_enough):

@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 
@@ -119,7 +120,7 @@ def test_whose_request_it_was_is_known_while_it_is_remembered(metrics):
 
 
 def a_request(request_id, user="u", **predictions):
-    (num,) = {len(column) for column in predictions.values()}
+    num = max(map(len, predictions.values()), default=0)
     return Served(
         request_id=request_id,
         user_id=user,
@@ -153,6 +154,39 @@ def test_answers_of_a_model_with_other_tasks_do_not_count(metrics):
     for request_id in ("r1", "r2"):
         happened(memory, "impression", "a", request_id)
     assert expected(metrics) == [0.5, 0.5, 1.0]
+
+
+def test_segments_of_calibration_are_told_apart(metrics):
+    memory = ExposureMemory(metrics)
+    memory.served("r1", "u", ["a", "b"], PREDICTED, TASKS, segment="evening")
+    memory.served("r2", "u", ["a"], PREDICTED[:1], TASKS, segment="other")
+    memory.recall(
+        [msgspec.structs.replace(a_request("r3", click=[0.5], like=[0.5], watch=[1.0]), segment="other")], TASKS
+    )
+    for request_id in ("r1", "r2", "r3"):
+        happened(memory, "impression", "a", request_id)
+    happened(memory, "click", "a", "r1")
+    happened(memory, "heart", "a", "r3")
+    assert expected(metrics) == [1.0, 1.5, 21.0]
+    told = {
+        (name, segment): count(metrics, f"infnet_{name}_total", task="click", segment=segment)
+        for name in ("expected", "observed")
+        for segment in ("evening", "other")
+    }
+    assert told == {
+        ("expected", "evening"): 0.25,
+        ("expected", "other"): 0.75,
+        ("observed", "evening"): 1.0,
+        ("observed", "other"): 0.0,
+    }
+
+
+def test_an_answer_of_an_earlier_life_without_a_model_is_known_by_its_user(metrics):
+    memory = ExposureMemory(metrics)
+    memory.recall([a_request("r1", "ada")], TASKS)
+    happened(memory, "impression", "a", "r1")
+    assert memory.user_of("r1") == "ada"
+    assert expected(metrics) == observed(metrics) == [0.0, 0.0, 0.0]
 
 
 def test_an_answer_without_a_model_counts_nowhere_and_it_is_known_whose_it_was(metrics):

@@ -115,6 +115,16 @@ class Encoder:
         """Columns ``value`` (text) and ``row`` (int32): what each row after the reserved ones stands for."""
         return self._labels[vocabulary]
 
+    def text(self, name: str, rows: Sequence[int]) -> list[str]:
+        """What rows of a feature's vocabulary stand for; ``unknown`` and ``missing`` for the reserved ones."""
+        vocabulary = self._feature(name).vocabulary_name
+        if vocabulary is None:
+            raise SpecError(f"feature '{name}' has no vocabulary")
+        first = self._fitted[name].first
+        values = dict(self._labels[vocabulary].select("row", "value").iter_rows())
+        values |= {first + UNKNOWN: "unknown", first + MISSING: "missing"}
+        return [values[row] for row in rows]
+
     @property
     def num_rows(self) -> int:
         """Rows of the embedding table."""

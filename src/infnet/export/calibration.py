@@ -62,7 +62,7 @@ class BundleCalibration(_Record):
 
     def apply(self, predictions: NDArray[np.float64], layout: Layout, request: EncodedRequest) -> NDArray[np.float64]:
         """Calibrated predictions of a request, (N, T)."""
-        found, segment = predictions.copy(), self._segment(layout, request)
+        found, segment = predictions.copy(), self.segment(layout, request)
         for column, task in zip(found.T, layout.task_names, strict=True):
             curves = self.tasks.get(task)
             if curves is not None:
@@ -70,7 +70,8 @@ class BundleCalibration(_Record):
                 column[:] = curve.apply(column)
         return found
 
-    def _segment(self, layout: Layout, request: EncodedRequest) -> str | None:
+    def segment(self, layout: Layout, request: EncodedRequest) -> str | None:
+        """Id of the feature that tells segments apart; None if there is none."""
         by = self.settings.by
         if by is None:
             return None

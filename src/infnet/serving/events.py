@@ -86,5 +86,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """By field of candidates that a policy reads, one value per item."""
     request_fields: dict[str, Any] = {}
     """By field of requests that a policy reads."""
+    segment: str = ""
+    """Of calibration; empty if the model's bundle tells none apart."""
     sales: dict[str, Sale] = {}
     """By item that is an ad, what its position was sold for."""

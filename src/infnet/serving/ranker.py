@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,29 @@ class Ranker:
         if calibration is None:
             return found
         return [calibration.apply(each, layout, r) for each, r in zip(found, requests, strict=True)]
+
+    def segment(self, request: EncodedRequest) -> str:
+        """Whose calibration a request's predictions go by: the value of the feature that tells segments apart.
+
+        ``other`` where the value has no curve of its own; empty if the bundle has none of segments.
+        """
+        if not self._segments:
+            return ""
+        calibration = self.bundle.calibration
+        assert calibration is not None
+        return self._segments.get(calibration.segment(self.bundle.layout, request) or "", "other")
+
+    @cached_property
+    def _segments(self) -> Mapping[str, str]:
+        """By id that has a curve of its own, its value."""
+        calibration = self.bundle.calibration
+        if calibration is None or calibration.settings.by is None:
+            return {}
+        ids = sorted({int(each) for curves in calibration.tasks.values() for each in curves.segments})
+        return {
+            str(row): text
+            for row, text in zip(ids, self.bundle.encoder.text(calibration.settings.by, ids), strict=True)
+        }
 
     def rank(self, request: RankRequest, by: str | None = None) -> list[RankedItem]:
         """The candidates, best first; equal ones in the order they came.

@@ -106,6 +106,7 @@ def served(model: LiveModel, prepared: Prepared, decision: Decision, items: Sequ
         is_random=decision.is_random,
         fields={name: [column[i] for i in order] for name, column in prepared.fields.items()},
         request_fields=ticket.request_fields,
+        segment=model.ranker.segment(prepared.encoded),
         sales=sales_of(prepared, decision),
     )
 

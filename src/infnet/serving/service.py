@@ -232,9 +232,10 @@ class RankingService:
         told = (ticket.degraded, decision.policy_version, ads_left_out(prepared, decision))
         if ticket.offer(finished(model, ticket, items, *told)):
             delivered, sales = [item.item_id for item in items], sales_of(prepared, decision)
-            self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks, sales)
+            log = served(model, prepared, decision, items)
+            self.memory.served(ticket.request_id, ticket.user, delivered, chosen, model.spec.tasks, sales, log.segment)
             self.billing.sold(ticket.request_id, sales)
-            self._append(served(model, prepared, decision, items))
+            self._append(log)
             self._observe(model, prepared, decision, chosen)
         ticket.seconds["reply"] = time.perf_counter() - started
         return finished(model, ticket, items, *told)
