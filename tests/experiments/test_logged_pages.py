@@ -96,7 +96,7 @@ def test_the_command_shows_both_and_their_difference(log, bundle, tmp_path):
     assert lines[0] == "400 pages in random orders; click per page, 95% intervals"
     assert lines[4].startswith("cheap.yaml")
     assert lines[-1].startswith("dear.yaml beside cheap.yaml: 0.")
-    assert lines[-1].endswith("the same first item on 0% of pages")
+    assert lines[-1].endswith("the same choice on 0% of pages")
     found = json.loads(CliRunner().invoke(policy_app, [*arguments, "--json"]).stdout)
     assert found["difference"]["low"] > 0.3
     assert [one["doubt"] for one in found["policies"]] == [None, None]

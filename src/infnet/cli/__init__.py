@@ -11,6 +11,7 @@ from infnet import __version__
 from infnet.cli.ab import ab_app
 from infnet.cli.ablate import ablate_command
 from infnet.cli.benchmark import benchmark_command
+from infnet.cli.compare import compare_command
 from infnet.cli.conflicts import conflicts_command
 from infnet.cli.data import data_app
 from infnet.cli.demo import demo_command
@@ -51,6 +52,7 @@ app.command("rank")(rank_command)
 app.command("serve")(serve_command)
 app.command("update")(update_command)
 app.command("publish")(publish_command)
+policy_app.command("compare")(compare_command)
 policy_app.command("frontier")(frontier_command)
 app.add_typer(policy_app, name="policy")
 app.add_typer(ab_app, name="ab")

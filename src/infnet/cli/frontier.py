@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from rich.progress import Progress
 
 import infnet
 from infnet.cli.policy import load_policy
+from infnet.data.dataset import Dataset
 from infnet.errors import SpecError
 from infnet.evaluation.evaluate import open_dataset_of
 from infnet.evaluation.figures import check_figures, save_figure
@@ -24,6 +26,7 @@ from infnet.evaluation.policy_evidence import Evidence
 from infnet.evaluation.policy_frontier import PolicyFrontier
 from infnet.evaluation.policy_search import Sampler, check_search, search_frontier
 from infnet.evaluation.predict import predict
+from infnet.evaluation.predictions import Predictions
 from infnet.ranking.frontier import parse_limits
 from infnet.ranking.policy import Policy, policy_document
 from infnet.ranking.policy_spec import PolicySpec
@@ -31,7 +34,7 @@ from infnet.ranking.weight_space import WeightSpace
 from infnet.training.checkpoint import write_atomically
 from infnet.training.run import Run
 
-__all__ = ["frontier_command"]
+__all__ = ["check_source", "frontier_command", "scored_split"]
 
 _OF_ROWS, _OF_PAGES = ("split", "data", "top", "discounted", "lists"), ("bundle",)
 
@@ -86,7 +89,7 @@ def frontier_command(
     """
     rewards = _rewards(objectives)
     limits = parse_limits(keep or [], rewards)
-    _check_options(context, run, events)
+    check_source(context, run, events, of_rows=_OF_ROWS, of_pages=_OF_PAGES)
     check_figures()
     check_search()
     if run is not None:
@@ -132,13 +135,26 @@ def _of_rows(
     file: Path, run: Run, split: str, data: Path | None, rewards: list[str], top: int, discounted: bool, lists: ListKind
 ) -> tuple[Policy, Evidence]:
     policy = Policy.load(file, run.layout.tasks)
+    dataset, found = scored_split([policy], run, split, data, rewards)
+    return policy, logged_evidence(policy, dataset, split, found, rewards, top=top, discounted=discounted, kind=lists)
+
+
+def scored_split(
+    policies: Sequence[Policy], run: Run, split: str, data: Path | None, rewards: Sequence[str]
+) -> tuple[Dataset, Predictions]:
+    """A run's dataset, or the one at ``data``, and what the run's model predicts of a split.
+
+    Raises:
+        SpecError: A reward is no label of it, or a policy reads what its rows do not have.
+        DataError: It has no such split.
+    """
     dataset = open_dataset_of(run, data)
-    check_logged(policy, dataset, rewards)
+    for policy in policies:
+        check_logged(policy, dataset, rewards)
     model, num_rows = run.load_model(), dataset.num_rows(split)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"scoring {split}", total=num_rows)
-        found = predict(model, dataset, split, on_batch=lambda rows: progress.advance(bar, rows))
-    return policy, logged_evidence(policy, dataset, split, found, rewards, top=top, discounted=discounted, kind=lists)
+        return dataset, predict(model, dataset, split, on_batch=lambda rows: progress.advance(bar, rows))
 
 
 def _rewards(text: str) -> list[str]:
@@ -150,10 +166,22 @@ def _rewards(text: str) -> list[str]:
     return names
 
 
-def _check_options(context: typer.Context, run: Path | None, events: Path | None) -> None:
+def check_source(
+    context: typer.Context,
+    run: Path | None,
+    events: Path | None,
+    *,
+    of_rows: Sequence[str],
+    of_pages: Sequence[str],
+) -> None:
+    """See that evidence has one source, and that the options given are about it.
+
+    Raises:
+        SpecError: It has none or two, or an option is about the other one.
+    """
     if (run is None) == (events is None):
         raise SpecError("wanted either --run, for logged rows, or --events, for served pages in random orders")
-    other, given = (_OF_PAGES, "--run") if run is not None else (_OF_ROWS, "--events")
+    other, given = (of_pages, "--run") if run is not None else (of_rows, "--events")
     for name in other:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

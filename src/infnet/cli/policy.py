@@ -1,9 +1,8 @@
-"""``infnet policy``: check a policy file, and compare two by what was logged."""
+"""``infnet policy``: check a policy file."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,6 @@ from infnet.errors import did_you_mean
 from infnet.evaluation.plain_table import text_table
 from infnet.ranking.formula import Formula
 from infnet.ranking.interval import Interval
-from infnet.ranking.offpolicy import Estimate
 from infnet.ranking.policy import Policy, policy_document
 from infnet.ranking.policy_spec import InputSpec, PolicySpec
 from infnet.ranking.rerank.spec import AtLeast
@@ -62,60 +60,6 @@ def check_command(
         typer.echo("\nPages, the last to be given up first:\n" + "\n".join(f"  {each}" for each in kept))
 
 
-@policy_app.command("compare")
-def compare_command(
-    first: Annotated[Path, typer.Argument(help="Policy file.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
-    *,
-    events: Annotated[Path, typer.Option(help="Event log with pages in random orders.", show_default=False)],
-    reward: Annotated[
-        str, typer.Option(help="What an item earns: an event type, or TYPE.value for the sum of its values.")
-    ] = "click",
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="Bundle that the policies are for; without it, tasks are taken on trust.", show_default=False
-        ),
-    ] = None,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what two policies would have earned, from pages that the service left to chance ('exploration').
-
-    Example: infnet policy compare policy.yaml other.yaml --events events --reward click
-    """
-    from infnet.experiments.logged_pages import LoggedPages
-    from infnet.experiments.metrics import parse_metric
-    from infnet.ranking.offpolicy import Decisions, evaluate_offline
-
-    measure = parse_metric(reward).numerator
-    policies = [load_policy(file, bundle) for file in (first, second)]
-    pages = LoggedPages.read(events, measure)
-    orders = [pages.orders(policy) for policy in policies]
-    both: list[Decisions] = [pages.decisions(each) for each in orders]
-    found = [evaluate_offline(each) for each in both]
-    change = both[1].minus(both[0])
-    same = sum(bool(len(a) and len(b) and a[0] == b[0]) for a, b in zip(*orders, strict=True)) / len(pages.pages)
-    if as_json_:
-        result = {"requests": len(pages.pages), "same_first_item": same, "difference": asdict(change)}
-        typer.echo(json.dumps(result | {"policies": [asdict(each) for each in found]}))
-        return
-    typer.echo(f"{len(pages.pages):,} pages in random orders; {measure.column} per page, 95% intervals\n")
-    rows = [
-        [name, *(_interval(each) for each in (one.snips, one.ips, one.doubly_robust)), f"{one.effective:,.0f}"]
-        for name, one in zip((first.name, second.name), found, strict=True)
-    ]
-    titles = ("policy", "self-normalised", "inverse propensity", "doubly robust", "effective decisions")
-    typer.echo("\n".join(text_table(titles, rows)))
-    typer.echo(f"\n{second.name} beside {first.name}: {_interval(change)}; the same first item on {same:.0%} of pages")
-    if not pages.has_model:
-        typer.echo(
-            f"The model does not predict '{measure.event}', so that the doubly robust estimate is the inverse one"
-        )
-    for name, one in zip((first.name, second.name), found, strict=True):
-        if one.doubt is not None:
-            typer.echo(f"{name}: not to be trusted: {one.doubt}")
-
-
 def load_policy(file: Path, bundle: Path | None) -> Policy:
     """A policy from a file, for a bundle's tasks, or for those that it seems to be about.
 
@@ -130,10 +74,6 @@ def load_policy(file: Path, bundle: Path | None) -> Policy:
     from infnet.export.bundle import Bundle
 
     return Policy(spec, Bundle.open(bundle).layout.tasks, document)
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
 
 
 def _named_tasks(spec: PolicySpec) -> list[TaskLayout]:

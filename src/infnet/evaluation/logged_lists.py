@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,11 +18,68 @@ from infnet.ranking.policy import Policy
 from infnet.ranking.rerank.spec import AtMost, Spacing
 from infnet.ranking.reweighting import CandidateList, Reweighted
 
-__all__ = ["ListKind", "check_logged", "logged_evidence"]
+__all__ = ["ListKind", "LoggedLists", "check_logged", "logged_evidence", "logged_lists"]
 
-ListKind: TypeAlias = Literal["day", "session"]
+ListKind: TypeAlias = Literal["day", "session", "user"]
+"""Whose rows make a list: a user's of one day (UTC), of one session (until a pause of half an hour), or all of them."""
 
 _DAY_MS = 86_400_000
+_OF_KIND = {"day": "in a day", "session": "in a session", "user": "in all"}
+
+
+@dataclass(frozen=True)
+class LoggedLists:
+    """What users were shown one by one, in lists that a policy orders; G lists, n rows."""
+
+    lists: Reweighted
+    users: NDArray[np.intp]
+    """(G,) the user of each list, numbered from 0."""
+    labels: Mapping[str, NDArray[np.float64]]
+    """(n,) by task; 0 where it was not observed."""
+
+    @property
+    def sizes(self) -> NDArray[np.intp]:
+        """(G,) rows of each list."""
+        return np.diff(self.lists.starts)
+
+
+def logged_lists(
+    policy: Policy,
+    dataset: Dataset,
+    split: str,
+    found: Predictions,
+    rewards: Sequence[str],
+    *,
+    kind: ListKind = "day",
+    limit: int | None = None,
+) -> LoggedLists:
+    """Make lists of logged rows.
+
+    Args:
+        policy: For the tasks that were predicted; reads nothing but predictions.
+        dataset: With the split.
+        split: Its name.
+        found: What a model predicted of the split's rows, in their order.
+        rewards: Names of labels.
+        kind: Whose rows make a list.
+        limit: Positions of a list that matter, all by default.
+
+    Raises:
+        SpecError: A reward is no label of the dataset, or the policy reads what logged rows do not have.
+        DataError: Predictions are no finite numbers, or there are no rows.
+    """
+    compared = check_logged(policy, dataset, rewards)
+    if not np.isfinite(found.scores).all():
+        raise DataError(f"split '{split}': predictions are no finite numbers; train again with a lower learning rate")
+    rows = dataset.rows(split)
+    starts = _starts(rows, kind)
+    lists = Reweighted(policy, _lists(found, _values(dataset, rows, compared), starts), limit)
+    labels = np.nan_to_num(found.labels.astype(np.float64), nan=0.0)
+    return LoggedLists(
+        lists,
+        np.unique(rows.user[starts[:-1]], return_inverse=True)[1].astype(np.intp),
+        {name: labels[:, found.tasks.index(name)] for name in rewards},
+    )
 
 
 def logged_evidence(
@@ -48,40 +106,31 @@ def logged_evidence(
         rewards: Names of labels.
         top: Positions that count.
         discounted: Position p counts 1 / log2(p + 1) instead of 1.
-        kind: ``day``: a user's rows of one day (UTC). ``session``: until a pause of half an hour.
+        kind: Whose rows make a list.
 
     Raises:
         SpecError: A reward is no label of the dataset, or the policy reads what logged rows do not have.
         DataError: Every list is too short for its order to matter, predictions are no finite numbers, or see
             :class:`Evidence`.
     """
-    compared = check_logged(policy, dataset, rewards)
-    if not np.isfinite(found.scores).all():
-        raise DataError(f"split '{split}': predictions are no finite numbers; train again with a lower learning rate")
-    rows = dataset.rows(split)
-    starts = _starts(rows, kind)
-    longest = int(np.diff(starts).max(initial=0))
+    logged = logged_lists(policy, dataset, split, found, rewards, kind=kind, limit=top)
+    sizes = logged.sizes
+    longest = int(sizes.max())
     if longest <= (1 if discounted else top):
         raise DataError(
             f"split '{split}': no list has more than {longest} rows, so that every order of it earns the same in its "
             f"first {top}; give a smaller --top, or --discounted"
         )
-    items = _values(dataset, rows, compared)
-    lists = Reweighted(policy, _lists(found, items, starts), top)
     gains = 1.0 / np.log2(np.arange(2, top + 2)) if discounted else np.ones(top)
     gains = np.append(gains, 0.0)  # read at -1: not shown
-    labels = np.nan_to_num(found.labels.astype(np.float64), nan=0.0)
-    of_kind = "day" if kind == "day" else "session"
     counted = f"first {top} positions, discounted," if discounted else f"first {top} positions"
-    choice = int((np.diff(starts) > (1 if discounted else top)).sum())
-    about = (
-        f"{counted} of {len(lists):,} lists, what a user was shown in a {of_kind}; in {choice:,} of them order matters"
-    )
+    choice = int((sizes > (1 if discounted else top)).sum())
+    shown = f"{len(sizes):,} lists, what a user was shown {_OF_KIND[kind]}"
     return Evidence(
-        about=about,
-        lists=lists,
-        users=np.unique(rows.user[starts[:-1]], return_inverse=True)[1].astype(np.intp),
-        rewards={name: labels[:, found.tasks.index(name)] for name in rewards},
+        about=f"{counted} of {shown}; in {choice:,} of them order matters",
+        lists=logged.lists,
+        users=logged.users,
+        rewards=logged.labels,
         weigh=lambda positions: gains[positions],
         is_sampled=False,
     )
@@ -123,7 +172,7 @@ def _starts(rows: SplitRows, kind: ListKind) -> NDArray[np.int64]:
     """(G + 1,) where lists begin among rows, which are sorted by user and time."""
     if kind == "session":
         return group_sessions(rows.user, rows.time, (), SessionGrouping(max_candidates=max(2, len(rows)))).starts
-    day = rows.time // _DAY_MS
+    day = rows.time // _DAY_MS if kind == "day" else np.zeros(len(rows), dtype=np.int64)
     is_new = (np.diff(rows.user) != 0) | (np.diff(day) != 0)
     return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(rows)]]).astype(np.int64)
 
