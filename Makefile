@@ -20,7 +20,7 @@ demo: setup  ## the whole journey on the built-in synthetic world, a few minutes
 	$(BIN)/infnet demo --out demo
 
 test: setup  ## all tests
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## style and types
 	$(BIN)/ruff check src tests benchmarks

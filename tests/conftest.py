@@ -16,6 +16,11 @@ settings.register_profile("infnet", deadline=None)
 settings.load_profile("infnet")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes long and mostly waits comes first, so that no process is left alone with it."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     return small_run(tmp_path_factory)

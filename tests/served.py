@@ -16,9 +16,12 @@ from typing import Any
 
 import httpx
 
-__all__ = ["Service", "free_port", "served"]
+__all__ = ["PATIENT", "Service", "free_port", "served"]
 
 _STARTS_WITHIN_S = 120
+PATIENT = ("--deadline-ms", "1000")
+"""Where other work goes on beside the service, on the cores that answer: that there is too much to do is told with 503,
+or answered by popularity, which is seen elsewhere."""
 
 
 def free_port() -> int:

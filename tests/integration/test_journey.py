@@ -116,7 +116,13 @@ def test_other_splits_of_the_dataset_can_be_evaluated(journey, run, tmp_path):
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    for here, there in (('"kuairand-pure"', '"synthetic"'), ('"data/KuaiRand-Pure"', '"raw"'), ("seeds=3", "seeds=1")):
+    for here, there in (
+        ('"kuairand-pure"', '"synthetic"'),
+        ('"data/KuaiRand-Pure"', '"raw"'),
+        ("epochs=2", "epochs=2, settings={'num_blocks': 1}"),
+        ("infnet,ple,din", "ple,din"),
+        ("seeds=3", "seeds=1"),
+    ):
         assert here in code
         code = code.replace(here, there)
     write_world(World.create(WorldConfig(num_users=60, num_items=50, num_days=3)), tmp_path / "raw")

@@ -16,7 +16,7 @@ from infnet.schema import load_spec
 from infnet.serving.label_join import join_labels
 from infnet.serving.publication import ModelDirectory
 from infnet.serving.samples import read_samples
-from served import served
+from served import PATIENT, served
 from traffic import Traffic
 
 WINDOW_S = 1.0
@@ -45,7 +45,7 @@ def test_a_loop_that_is_killed_in_every_stage_still_learns_from_every_impression
     events, samples = tmp_path / "service" / "events", tmp_path / "samples"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     first = live.publication().version
-    with served(live.path, tmp_path / "service") as service:
+    with served(live.path, tmp_path / "service", *PATIENT) as service:
         with Traffic(service, bundle) as traffic:
             for stage in STAGES:
                 command = [sys.executable, str(KILLED), *map(str, (live.path, events, samples, live.path)), stage]

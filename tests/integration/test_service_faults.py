@@ -15,16 +15,13 @@ from infnet.serving.label_join import join_labels
 from infnet.serving.publication import ModelDirectory
 from infnet.serving.samples import read_samples
 from redis_server import RedisServer
-from served import served
+from served import PATIENT, served
 from slow_proxy import SlowProxy
 from small_disk import mounted, needs_mount, resize
 from traffic import Traffic
 
 LATE_S = 0.1
 """The deadline, which services keep by their own clock."""
-PATIENT = ("--deadline-ms", "1000")
-"""Where a model is loaded on the cores that answer, beside other tests: that too much to do is told with 503 is seen
-elsewhere."""
 
 
 @pytest.fixture

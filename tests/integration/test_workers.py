@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from redis_server import RedisServer
-from served import served
+from served import PATIENT, served
 from traffic import Traffic
 
 TOKEN = "a token that nobody guesses"
@@ -25,7 +25,7 @@ def redis(tmp_path):
 
 @pytest.fixture
 def service(bundle, redis, tmp_path):
-    options = ("--store", redis.url, "--workers", "2", "--store-timeout-ms", "500")
+    options = ("--store", redis.url, "--workers", "2", "--store-timeout-ms", "500", *PATIENT)
     with served(bundle.path, tmp_path / "service", *options, INFNET_TOKEN=TOKEN) as running:
         running.client.headers["authorization"] = f"Bearer {TOKEN}"
         yield running

@@ -407,7 +407,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(STEPS, st.sampled_from(["wait", "fake_negative"]), st.sampled_from([40.0, 86_400.0]))
 def test_any_stream_gives_the_samples_that_going_through_it_line_by_line_gives(
     tmp_path_factory, steps, delayed, max_age_s

@@ -15,7 +15,7 @@ from infnet.data.sources.world import World, WorldConfig
 from infnet.export.exporter import export_run
 from infnet.serving.label_join import join_labels
 from infnet.training.config import TrainConfig
-from served import served
+from served import PATIENT, served
 
 USERS, DAYS, CANDIDATES = 120, 2, 40
 FAST = {"epochs": 3, "batch_size": 128, "learning_rate": 3e-3, "embedding_learning_rate": 1e-2}
@@ -116,7 +116,7 @@ def test_labels_are_joined_at_the_time_of_the_simulation(made, simulated):
 
 def test_the_same_seed_brings_the_same_visits_to_a_service_that_runs_already(made, simulated, tmp_path):
     out, told = simulated
-    with served(made / "bundle", tmp_path / "s", "--replay", "--policy", str(made / "best.yaml")) as service:
+    with served(made / "bundle", tmp_path / "s", "--replay", "--policy", str(made / "best.yaml"), *PATIENT) as service:
         result = simulate(made, tmp_path / "out", "--url", f"http://127.0.0.1:{service.port}", "--users", USERS)
         assert result.exit_code == 0, result.output
         assert "True expectations" in result.stdout
