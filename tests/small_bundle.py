@@ -74,7 +74,7 @@ CONTEXT, OWN = ("tab", "temperature"), ("rank", "reasons", "bid")
 """Features whose raw values a request brings along: of itself, and of each candidate."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "infnet": {"width": 8, "embedding_width": 6, "proxy_width": 10, "num_seq_proxies": 2, "num_blocks": 1},
+    "infnet": {"width": 8, "embedding_width": 6, "proxy_width": 10, "num_seq_proxies": 2},
     "din": {"width": 4, "hidden": (8,), "head_hidden": (4,)},
 }
 _SMALL = {"embedding_std": 1.0}

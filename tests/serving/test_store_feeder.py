@@ -155,6 +155,24 @@ def test_a_store_that_lost_everything_is_filled_again_from_bundle_and_log(parts,
     assert parts.history("new") == newest_first(*((3, 1) if fails_first else (1,)))
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_store_that_loses_everything_just_before_it_is_marked_is_filled_again(parts, behind):
+    parts.feed()
+    lost = []
+
+    def before(name, *_):
+        if name == "mark" and not lost:
+            lost.append(parts.lose_store())
+
+    parts.store.is_down = behind
+    happened(parts, an_event(1))
+    parts.store.before, parts.store.is_down = before, False
+    if not behind:
+        happened(parts, an_event(2))
+    wait_until(lambda: lost and parts.fills == 2 and is_well(parts))
+    assert parts.history("new") == newest_first(*((1,) if behind else (2, 1)))
+
+
 def test_an_event_that_bundle_and_log_both_hold_is_one_when_a_lost_store_is_filled(parts, bundle):
     """As after an update, whose bundle has the events that the log told of."""
     (item, at), *_ = in_bundle(bundle, "u1")

@@ -57,7 +57,7 @@ def test_a_value_is_read_as_it_would_be_alone_whatever_stands_beside_it(encoder,
             read_raw(encoder, name, values, times)
         return
     found = read_raw(encoder, name, values, times)
-    assert found.to_list() == wanted
+    np.testing.assert_equal(found.to_list(), wanted)
     assert encoder.encode_read(name, found).shape[0] == len(values)
 
 

@@ -119,7 +119,8 @@ def _standard(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tupl
 
 def _standard_scores(values: NDArray[np.float64], fitted: Fitted) -> NDArray[np.float32]:
     """Like ``values``; an outlier beyond sense would make whole rows of a model infinite."""
-    scores = (values - np.array(fitted.state["mean"])) / np.array(fitted.state["std"])
+    with np.errstate(over="ignore"):  # clipped below
+        scores = (values - np.array(fitted.state["mean"])) / np.array(fitted.state["std"])
     bounded: NDArray[np.float32] = np.where(np.isfinite(values), scores.clip(-_FURTHEST, _FURTHEST), 0.0).astype(
         np.float32
     )

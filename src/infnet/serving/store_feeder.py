@@ -128,24 +128,29 @@ class StoreFeeder:
         self._append(found if told is not None else unheard(found, self._holder.live))
         self._billing.apply(self._billing.with_others(self._billing.with_own(events)))
         self._fed = position
-        self._save(position)
+        if not self._save(position, anew=told is None):
+            return  # It has forgotten meanwhile: once more, from the beginning.
         if events:
             _log.info("feature_store_caught_up", events=len(events))
         self._is_behind = False
 
     def _note(self) -> None:
         """Remember how far the store has come, and see whether it has forgotten."""
-        if self._store.marked(self._mark) is None:
+        if self._fed != self._marked:
+            is_there = self._save(self._fed, anew=False)
+        else:
+            is_there = self._store.marked(self._mark) is not None
+        if not is_there:
             _log.warning("feature_store_lost")
             self._is_behind = True
             self._catch_up()
-            return
-        if self._fed != self._marked:
-            self._save(self._fed)
 
-    def _save(self, position: Position) -> None:
-        self._store.mark(self._mark, json.dumps(position))
-        self._marked = dict(position)
+    def _save(self, position: Position, *, anew: bool) -> bool:
+        """Mark a position; False if the store has no mark, and may not get one for want of what led to it."""
+        is_marked = self._store.mark(self._mark, json.dumps(position), anew=anew)
+        if is_marked:
+            self._marked = dict(position)
+        return is_marked
 
     def _append(self, events: Sequence[HistoryEvent]) -> None:
         for start in range(0, len(events), _AT_A_TIME):

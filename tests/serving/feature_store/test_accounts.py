@@ -192,8 +192,8 @@ def test_a_redis_that_is_killed_keeps_what_was_spent(tmp_path):
 
 
 def test_redis_forgets_accounts_two_days_after_their_day_began(redis_server):
-    with closing(RedisStore(redis_server.url, {}, timeout_s=10, namespace="expiring")) as store:
+    with closing(RedisStore(redis_server.url, {}, timeout_s=10, namespace="expiring-sales")) as store:
         store.accounts.charge([charge(1)])
         with redis_server.client() as client:
-            left = [client.pexpiretime(key) for key in client.scan_iter("expiring:*")]
+            left = [client.pexpiretime(key) for key in client.scan_iter("expiring-sales:*")]
     assert left == [TODAY + 2 * DAY_MS] * 2

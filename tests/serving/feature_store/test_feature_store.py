@@ -176,6 +176,14 @@ def test_notes_are_kept(store):
     assert (store.marked("loaded"), store.marked("read")) == ("v2", "é 12")
 
 
+def test_a_note_may_depend_on_one_that_is_there(store):
+    assert not store.mark("read", "1", anew=False)
+    assert store.marked("read") is None
+    assert store.mark("read", "1")
+    assert store.mark("read", "2", anew=False)
+    assert store.marked("read") == "2"
+
+
 def test_many_lookups_at_once_are_answered_like_single_ones(store):
     rng = random.Random(0)
     users, items = [f"u{i}" for i in range(20)], [f"i{i}" for i in range(50)]
@@ -304,8 +312,10 @@ class PlainStore:
     def put_items(self, values):
         self.items |= values
 
-    def mark(self, name, value):
-        self.marks[name] = value
+    def mark(self, name, value, *, anew=True):
+        if anew or name in self.marks:
+            self.marks[name] = value
+        return anew or name in self.marks
 
     def marked(self, name):
         return self.marks.get(name)
@@ -326,7 +336,7 @@ operations = st.one_of(
     st.tuples(st.just("fetch"), st.lists(lookups, max_size=3)),
     st.tuples(st.just("put_users"), features),
     st.tuples(st.just("put_items"), features),
-    st.tuples(st.just("mark"), keys, keys),
+    st.tuples(st.just("mark"), keys, keys, st.booleans()),
     st.tuples(st.just("marked"), keys),
     st.tuples(st.just("users_of"), st.lists(keys, max_size=3)),
 )
@@ -338,5 +348,6 @@ def test_any_sequence_of_operations_is_answered_as_the_promise_says(stores, step
     store, plain = stores(), PlainStore()
     everything = [Lookup(key, ["a", "b"], EVERYTHING) for key in ("a", "b", "é", "a\x00")]
     for name, *given_ in [*steps, ("fetch", everything)]:
-        assert getattr(store, name)(*given_) == getattr(plain, name)(*given_)
+        options = {"anew": given_.pop()} if name == "mark" else {}
+        assert getattr(store, name)(*given_, **options) == getattr(plain, name)(*given_, **options)
     store.close()

@@ -133,8 +133,17 @@ class FeatureStore(ABC):
         """Whose requests these were; None for those not remembered (any more)."""
 
     @abstractmethod
-    def mark(self, name: str, value: str) -> None:
-        """Remember a note for good, such as what was loaded, or how far a log was read."""
+    def mark(self, name: str, value: str, *, anew: bool = True) -> bool:
+        """Remember a note for good, such as what was loaded, or how far a log was read.
+
+        Args:
+            name: Its name.
+            value: What is remembered.
+            anew: Whether there may be no such note yet; a store that has lost everything has none any more.
+
+        Returns:
+            Whether it is remembered.
+        """
 
     @abstractmethod
     def marked(self, name: str) -> str | None:

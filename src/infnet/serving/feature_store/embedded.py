@@ -117,10 +117,13 @@ class EmbeddedStore(FeatureStore):
         """Whose requests these were."""
         return [self._users_of.get(request_id) for request_id in request_ids]
 
-    def mark(self, name: str, value: str) -> None:
+    def mark(self, name: str, value: str, *, anew: bool = True) -> bool:
         """Remember a note for good."""
+        statement = "INSERT OR REPLACE INTO marks (value, name) VALUES (?, ?)"
+        if not anew:
+            statement = "UPDATE marks SET value = ? WHERE name = ?"
         with self._database.writing() as database:
-            database.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (as_bytes(name), as_bytes(value)))
+            return database.execute(statement, (as_bytes(value), as_bytes(name))).rowcount > 0
 
     def marked(self, name: str) -> str | None:
         """The note of a name."""

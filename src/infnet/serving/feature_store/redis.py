@@ -132,10 +132,10 @@ class RedisStore(FeatureStore):
             found: Any = self._redis.mget([self._key(b"request", request_id) for request_id in request_ids])
         return [None if user is None else as_text(user) for user in found]
 
-    def mark(self, name: str, value: str) -> None:
+    def mark(self, name: str, value: str, *, anew: bool = True) -> bool:
         """Remember a note for good."""
         with self._answering():
-            self._redis.set(self._key(b"mark", name), as_bytes(value))
+            return bool(self._redis.set(self._key(b"mark", name), as_bytes(value), xx=not anew))
 
     def marked(self, name: str) -> str | None:
         """The note of a name."""
