@@ -255,7 +255,7 @@ def test_swaps_lose_no_request_and_each_answer_is_of_one_version(bundle, other_b
         began = time.monotonic()
         previous = live.rollback()
         Traffic.wait_until(serves(previous))
-        assert time.monotonic() - began < 2  # a second on an idle machine
+        assert time.monotonic() - began < 4  # a second on an idle machine
         traffic.wait_for(5)
         assert service.metric("infnet_model_swaps_total") == 13
     assert set(traffic.statuses()) == {200}

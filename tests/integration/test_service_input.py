@@ -150,7 +150,7 @@ def test_a_million_candidates_are_too_many_and_soon_refused(service):
     assert answer.status_code == 422
     assert "1000000 candidates, wanted at most 10000" in str(answer.content)
     assert post(service, "/v1/rank", listed).status_code == 413
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert service.rank(user_id="u1", item_ids=["1"]).status_code == 200
 
 

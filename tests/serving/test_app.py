@@ -532,10 +532,10 @@ def test_only_ranking_is_shed(bundle, tmp_path):
 
 def test_the_deadline_is_kept_when_the_store_is_slow(bundle, tmp_path):
     with serving(bundle, tmp_path, deadline_ms=100) as served:
-        served.store.delay_s = 0.3
+        served.store.delay_s = 0.6
         began = time.perf_counter()
         reply = served.rank(*ITEMS).json()
-        assert time.perf_counter() - began < 0.25
+        assert time.perf_counter() - began < 0.4
         assert reply["degraded"] == ["popularity_order"]
         assert served.count("infnet_degraded_total", step="popularity_order") == 1
 

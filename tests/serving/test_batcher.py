@@ -17,7 +17,7 @@ from infnet.serving.system import System
 from infnet.serving.wire import RankReply
 from service_parts import SECRET, Parts, count, holder_of, replaced, running, wait_until
 
-SLACK_S = 0.1
+SLACK_S = 0.15
 """What a busy machine may add."""
 
 
@@ -171,17 +171,17 @@ def test_no_more_are_computed_together_than_asked_for(parts, busy, ask):
 
 
 def test_a_small_one_waits_for_others_as_long_as_it_is_told_to_and_a_large_one_does_not(parts, start, ask):
-    watched, batcher = start(workers=1, wait_s=0.25)
+    watched, batcher = start(workers=1, wait_s=0.6)
     began = time.perf_counter()
     (first,) = ask(batcher, parts.ticket(request_id="a"))
     time.sleep(0.03)
     (second,) = ask(batcher, parts.ticket(request_id="b"))
     outcomes([first, second])
     assert watched.batches == [["a", "b"]]
-    assert 0.2 < time.perf_counter() - began < 0.25 + 2 * SLACK_S
+    assert 0.5 < time.perf_counter() - began < 0.6 + 2 * SLACK_S
     began = time.perf_counter()
     outcomes(ask(batcher, parts.ticket("u1", range(65))))
-    assert time.perf_counter() - began < 0.2
+    assert time.perf_counter() - began < 0.5
 
 
 def test_nothing_waits_for_others_unless_told_to(parts, start, ask):

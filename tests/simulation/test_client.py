@@ -1,6 +1,7 @@
 import http.server
 import json
 import threading
+import time
 from contextlib import contextmanager
 
 import msgspec
@@ -13,12 +14,13 @@ from infnet.simulation.client import ServiceClient
 
 
 @contextmanager
-def answering(answer):
+def answering(answer, idle_s=None):
     """An HTTP server whose replies a function gives: (path, body) -> (status, bytes); the requests' headers beside."""
     headers = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = idle_s
 
         def do_POST(self):
             headers.append(self.headers)
@@ -57,6 +59,14 @@ def test_answers_come_in_the_order_of_the_requests_whatever_travels_together():
     with answering(ranked) as (url, _), ServiceClient(url, connections=3) as client:
         batches = [requests("a", "b"), requests("c"), requests("d", "e", "f")]
         assert [reply.request_id for reply in client.rank(batches)] == list("abcdef")
+
+
+def test_a_connection_that_the_service_has_closed_meanwhile_is_opened_again(monkeypatch):
+    monkeypatch.setattr(client_module, "_IDLE_S", 0.05)
+    with answering(ranked, idle_s=0.1) as (url, _), ServiceClient(url, connections=1) as client:
+        for name in "abc":
+            assert client.rank([requests(name)])[0].request_id == name
+            time.sleep(0.3)
 
 
 def test_a_service_that_has_too_much_to_do_is_asked_again(monkeypatch):

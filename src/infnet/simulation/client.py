@@ -22,6 +22,8 @@ __all__ = ["ServiceClient"]
 _TRIES, _PAUSE_S = 60, 0.25
 """A service that says 503 is asked again so often, after such a pause."""
 _TIMEOUT_S = 60.0
+_IDLE_S = 4.0
+"""A connection that was not used for so long is opened anew, before the service closes it (uvicorn: after 5 s)."""
 
 _R = TypeVar("_R")
 
@@ -49,9 +51,9 @@ class ServiceClient:
         self._address = (parts.hostname, parts.port or 80)
         self._token = token
         self._pool = ThreadPoolExecutor(connections)
-        self._idle: SimpleQueue[http.client.HTTPConnection] = SimpleQueue()
+        self._idle: SimpleQueue[tuple[http.client.HTTPConnection, float]] = SimpleQueue()
         for _ in range(connections):
-            self._idle.put(http.client.HTTPConnection(*self._address, timeout=_TIMEOUT_S))
+            self._idle.put((http.client.HTTPConnection(*self._address, timeout=_TIMEOUT_S), time.monotonic()))
 
     def __enter__(self) -> ServiceClient:
         return self
@@ -59,7 +61,7 @@ class ServiceClient:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=kind is not None)
         while not self._idle.empty():
-            self._idle.get().close()
+            self._idle.get()[0].close()
 
     def model(self) -> ModelReply:
         """What is served.
@@ -129,18 +131,20 @@ class ServiceClient:
         raise ServiceError(f"{self.url}{path}: has too much to do; use fewer --connections or a smaller --batch")
 
     def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        connection = self._idle.get()
+        connection, used_at = self._idle.get()
+        if time.monotonic() - used_at > _IDLE_S:
+            connection.close()  # the next request opens it again
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()  # the next request opens it again
+            connection.close()
             raise ServiceError(
                 f"{self.url}: does not answer ({error or type(error).__name__}); is it served?"
             ) from error
         finally:
-            self._idle.put(connection)
+            self._idle.put((connection, time.monotonic()))
 
 
 def _reason(raw: bytes) -> Any:
