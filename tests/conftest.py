@@ -1,3 +1,4 @@
+import gc
 import os
 
 # As many test processes as cores, or more: a second thread of each would wait for the other's.
@@ -29,6 +30,15 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
     return small_bundle(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def without_pauses(bundle):
+    """As in a service, the collector does not look through what is there already: it takes longer than a deadline."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

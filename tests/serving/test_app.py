@@ -25,6 +25,8 @@ from infnet.serving.ranker import Ranker
 from infnet.serving.settings import ServeSettings
 from service_parts import SECRET, Faulty, count, records, running, wait_until
 
+pytestmark = pytest.mark.usefixtures("without_pauses")
+
 TOKEN = "a-token-that-nobody-knows"
 ALLOWED = {"authorization": f"Bearer {TOKEN}"}
 MSGPACK = {"content-type": "application/msgpack"}

@@ -17,6 +17,8 @@ from infnet.serving.system import System
 from infnet.serving.wire import RankReply
 from service_parts import SECRET, Parts, count, holder_of, replaced, running, wait_until
 
+pytestmark = pytest.mark.usefixtures("without_pauses")
+
 SLACK_S = 0.15
 """What a busy machine may add."""
 
