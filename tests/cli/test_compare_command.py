@@ -2,26 +2,10 @@ import json
 import sys
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from infnet.cli import main
 from infnet.cli.policy import policy_app
-from infnet.models import build_model
-from infnet.training.config import TrainConfig
-from infnet.training.run import Run
-from small_dataset import write_dataset
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("compare")
-    dataset = write_dataset(directory / "data", {"valid": 50, "test": 100, "random": 300})
-    config = TrainConfig(model="shared_bottom")
-    run = Run.create(directory / "run", dataset, config)
-    torch.manual_seed(0)
-    run.save_best(build_model(config.model, dataset.layout, config.settings), {})
-    return run
 
 
 @pytest.fixture
@@ -41,22 +25,31 @@ def invoke(*words):
     return result.stdout
 
 
-def test_rows_that_were_shown_at_random_tell_what_both_would_have_earned(files, run):
-    lines = invoke(*arguments(files, run)).splitlines()
+def test_rows_that_were_shown_at_random_tell_what_both_would_have_earned(files, untrained_run):
+    lines = invoke(*arguments(files, untrained_run)).splitlines()
     assert lines[0].endswith("lists of split 'random'; t0 per exposure, 95% intervals")
     assert lines[4].startswith("up.yaml")
     assert any(line.startswith("down.yaml beside up.yaml: ") for line in lines)
-    found = json.loads(invoke(*arguments(files, run, "--json")))
+    found = json.loads(invoke(*arguments(files, untrained_run, "--json")))
     assert [one["file"] for one in found["policies"]] == ["up.yaml", "down.yaml"]
     assert found["same_choice"] == 0
     assert found["notes"] == []
-    same = json.loads(invoke(*arguments([files[0]] * 2, run, "--json")))
+    same = json.loads(invoke(*arguments([files[0]] * 2, untrained_run, "--json")))
     assert same["same_choice"] == 1
     assert same["difference"]["value"] == same["difference"]["low"] == same["difference"]["high"] == 0
 
 
-def test_rows_that_a_recommender_chose_are_no_ground_and_that_is_told(files, run):
-    text = invoke(*arguments(files, run, "--split", "test"))
+def test_lists_that_leave_no_choice_count_for_nothing(files, untrained_run):
+    with open(files[1], "a") as file:
+        file.write("constraints: [{floor: p_t0, at_least: 1}]\n")
+    for top in ("1", "20"):
+        found = json.loads(invoke(*arguments(files, untrained_run, "--top", top, "--json")))
+        assert found["same_choice"] == 0  # the second policy shows nothing at all
+        assert found["policies"][1]["ips"]["value"] == 0
+
+
+def test_rows_that_a_recommender_chose_are_no_ground_and_that_is_told(files, untrained_run):
+    text = invoke(*arguments(files, untrained_run, "--split", "test"))
     assert "Rows of split 'test' were chosen by a recommender, and not at random: these estimates are biased" in text
 
 
@@ -70,8 +63,8 @@ def test_rows_that_a_recommender_chose_are_no_ground_and_that_is_told(files, run
         (["--bundle", "bundle"], "--bundle has no meaning with --run; leave it out"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(files, run, monkeypatch, capsys, more, message):
-    monkeypatch.setattr(sys, "argv", ["infnet", "policy", *arguments(files, run, *more)])
+def test_what_is_wrong_is_one_line_and_exit_code_2(files, untrained_run, monkeypatch, capsys, more, message):
+    monkeypatch.setattr(sys, "argv", ["infnet", "policy", *arguments(files, untrained_run, *more)])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2

@@ -2,16 +2,11 @@ import json
 import sys
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from infnet.cli import main
 from infnet.cli.policy import policy_app
-from infnet.models import build_model
 from infnet.ranking.policy import Policy
-from infnet.training.config import TrainConfig
-from infnet.training.run import Run
-from small_dataset import write_dataset
 
 POLICY = """
 name: home
@@ -20,17 +15,6 @@ objectives:  # of both
   time: {formula: watch / 10, weight: 0.5}
 exploration: {share: 0.01}
 """
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("frontier")
-    dataset = write_dataset(directory / "data", {"valid": 50, "test": 300})
-    config = TrainConfig(model="shared_bottom")
-    run = Run.create(directory / "run", dataset, config)
-    torch.manual_seed(0)
-    run.save_best(build_model(config.model, dataset.layout, config.settings), {})
-    return run
 
 
 @pytest.fixture
@@ -52,8 +36,8 @@ def invoke(*words):
     return result.stdout
 
 
-def test_the_front_is_shown_written_and_repeatable(file, run):
-    words = arguments(file, run, "--keep", "watch=-5%")
+def test_the_front_is_shown_written_and_repeatable(file, untrained_run):
+    words = arguments(file, untrained_run, "--keep", "watch=-5%")
     text = invoke(*words)
     out = file.parent / "out"
     assert "declared" in text
@@ -70,11 +54,11 @@ def test_the_front_is_shown_written_and_repeatable(file, run):
     assert found["users"] == {"choosing": 7, "reporting": 7}
 
 
-def test_a_written_policy_is_the_file_with_other_weights(file, run):
-    invoke(*arguments(file, run, "--keep", "watch=-5%"))
+def test_a_written_policy_is_the_file_with_other_weights(file, untrained_run):
+    invoke(*arguments(file, untrained_run, "--keep", "watch=-5%"))
     out = file.parent / "out"
     found = json.loads((out / "frontier.json").read_text())
-    declared, kept = (Policy.load(path, run.layout.tasks) for path in (file, out / "policy.kept.yaml"))
+    declared, kept = (Policy.load(path, untrained_run.layout.tasks) for path in (file, out / "policy.kept.yaml"))
     weights = {name: each.weight for name, each in kept.spec.objectives.items()}
     assert weights == found["trials"][found["kept"]]["weights"]
     assert kept.version == declared.with_weights(weights).version
@@ -83,9 +67,9 @@ def test_a_written_policy_is_the_file_with_other_weights(file, run):
     )
 
 
-def test_a_choice_that_there_is_not_leaves_no_file(file, run):
-    invoke(*arguments(file, run, "--keep", "watch=-5%"))
-    assert "No point keeps watch at +900% or better" in invoke(*arguments(file, run, "--keep", "watch=900%"))
+def test_a_choice_that_there_is_not_leaves_no_file(file, untrained_run):
+    invoke(*arguments(file, untrained_run, "--keep", "watch=-5%"))
+    assert "No point keeps watch at +900% or better" in invoke(*arguments(file, untrained_run, "--keep", "watch=900%"))
     assert not (file.parent / "out" / "policy.kept.yaml").exists()
 
 
@@ -108,9 +92,9 @@ def test_a_choice_that_there_is_not_leaves_no_file(file, run):
         ("  time: {formula: watch / 10, weight: 0.5}\n", "", [], "has the objective 'first' alone"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(file, run, monkeypatch, capsys, old, new, more, message):
+def test_what_is_wrong_is_one_line_and_exit_code_2(file, untrained_run, monkeypatch, capsys, old, new, more, message):
     file.write_text(POLICY.replace(old, new))
-    monkeypatch.setattr(sys, "argv", ["infnet", "policy", *arguments(file, run, *more)])
+    monkeypatch.setattr(sys, "argv", ["infnet", "policy", *arguments(file, untrained_run, *more)])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from infnet.cli.frontier import check_source, scored_split
+from infnet.cli.evidence import check_source, scored_split
 from infnet.cli.policy import load_policy
 from infnet.evaluation.logged_lists import ListKind, logged_lists
 from infnet.evaluation.plain_table import text_table
@@ -137,15 +138,16 @@ def _by_rows(
         logged = logged_lists(policy, dataset, split, found, [reward], kind=kind)
         shown.append(shown_rows(policy, logged, top))
         both.append(random_decisions(logged, shown[-1], top, reward, predicted))
-    differ = {*logged.lists.numbers[shown[0] != shown[1]].tolist()}
-    num = int((logged.sizes > top).sum())
+    is_choice = logged.sizes > top
+    differ = np.bincount(logged.lists.numbers, shown[0] != shown[1], len(is_choice)) > 0
+    num = int(is_choice.sum())
     chosen = f"Rows of split '{split}' were chosen by a recommender, and not at random: these estimates are biased"
     return _Compared(
         about=f"{len(both[0].reward):,} exposures in {num:,} lists of split '{split}'; {reward} per exposure",
         num=num,
         what="lists",
         decisions=(both[0], both[1]),
-        same=1 - len(differ) / num,
+        same=1 - float(differ[is_choice].mean()),
         notes=(chosen,) if split in _LOGGED else (),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,18 +14,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 import infnet
+from infnet.cli.evidence import check_source, scored_split
 from infnet.cli.policy import load_policy
-from infnet.data.dataset import Dataset
 from infnet.errors import SpecError
-from infnet.evaluation.evaluate import open_dataset_of
 from infnet.evaluation.figures import check_figures, save_figure
 from infnet.evaluation.frontier_figure import frontier_figure
-from infnet.evaluation.logged_lists import ListKind, check_logged, logged_evidence
+from infnet.evaluation.logged_lists import ListKind, logged_evidence
 from infnet.evaluation.policy_evidence import Evidence
 from infnet.evaluation.policy_frontier import PolicyFrontier
 from infnet.evaluation.policy_search import Sampler, check_search, search_frontier
-from infnet.evaluation.predict import predict
-from infnet.evaluation.predictions import Predictions
 from infnet.ranking.frontier import parse_limits
 from infnet.ranking.policy import Policy, policy_document
 from infnet.ranking.policy_spec import PolicySpec
@@ -34,7 +30,7 @@ from infnet.ranking.weight_space import WeightSpace
 from infnet.training.checkpoint import write_atomically
 from infnet.training.run import Run
 
-__all__ = ["check_source", "frontier_command", "scored_split"]
+__all__ = ["frontier_command"]
 
 _OF_ROWS, _OF_PAGES = ("split", "data", "top", "discounted", "lists"), ("bundle",)
 
@@ -139,24 +135,6 @@ def _of_rows(
     return policy, logged_evidence(policy, dataset, split, found, rewards, top=top, discounted=discounted, kind=lists)
 
 
-def scored_split(
-    policies: Sequence[Policy], run: Run, split: str, data: Path | None, rewards: Sequence[str]
-) -> tuple[Dataset, Predictions]:
-    """A run's dataset, or the one at ``data``, and what the run's model predicts of a split.
-
-    Raises:
-        SpecError: A reward is no label of it, or a policy reads what its rows do not have.
-        DataError: It has no such split.
-    """
-    dataset = open_dataset_of(run, data)
-    for policy in policies:
-        check_logged(policy, dataset, rewards)
-    model, num_rows = run.load_model(), dataset.num_rows(split)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"scoring {split}", total=num_rows)
-        return dataset, predict(model, dataset, split, on_batch=lambda rows: progress.advance(bar, rows))
-
-
 def _rewards(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names):
@@ -164,28 +142,6 @@ def _rewards(text: str) -> list[str]:
     if len(names) < 2:
         raise SpecError(f"--objectives '{text}': is a single one; wanted two or more, such as click,watch_time")
     return names
-
-
-def check_source(
-    context: typer.Context,
-    run: Path | None,
-    events: Path | None,
-    *,
-    of_rows: Sequence[str],
-    of_pages: Sequence[str],
-) -> None:
-    """See that evidence has one source, and that the options given are about it.
-
-    Raises:
-        SpecError: It has none or two, or an option is about the other one.
-    """
-    if (run is None) == (events is None):
-        raise SpecError("wanted either --run, for logged rows, or --events, for served pages in random orders")
-    other, given = (of_pages, "--run") if run is not None else (of_rows, "--events")
-    for name in other:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise SpecError(f"--{name} has no meaning with {given}; leave it out")
 
 
 def _write(out: Path, file: Path, policy: Policy, frontier: PolicyFrontier, text: str) -> list[Path]:

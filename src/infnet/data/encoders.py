@@ -121,7 +121,7 @@ class Encoder:
         if vocabulary is None:
             raise SpecError(f"feature '{name}' has no vocabulary")
         first = self._fitted[name].first
-        values = dict(self._labels[vocabulary].select("row", "value").iter_rows())
+        values = dict(self._labels[vocabulary].filter(pl.col("row").is_in(rows)).select("row", "value").iter_rows())
         values |= {first + UNKNOWN: "unknown", first + MISSING: "missing"}
         return [values[row] for row in rows]
 

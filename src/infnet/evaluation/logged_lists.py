@@ -148,7 +148,7 @@ def check_logged(policy: Policy, dataset: Dataset, rewards: Sequence[str]) -> li
     for name in rewards:
         if name not in dataset.layout.task_names:
             labels = did_you_mean(name, dataset.layout.task_names)
-            raise SpecError(f"--objectives: '{name}' is no label of {dataset.path}{labels}")
+            raise SpecError(f"'{name}' is no label of {dataset.path}{labels}")
     spec = policy.spec
     compared = [each.per for each in spec.constraints if isinstance(each, AtMost | Spacing)]
     compared += [] if spec.diversity is None else spec.diversity.by or ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ class Ranker:
         self.encoder = RequestEncoder(bundle)
         self.tasks = bundle.layout.task_names
         self._engine = bundle.engine(backend, threads=threads)
+        self._segments = _segments(bundle)
 
     @classmethod
     def load(cls, path: Path | str, *, backend: BackendName | None = None, threads: int = 1) -> Ranker:
@@ -103,18 +103,6 @@ class Ranker:
         assert calibration is not None
         return self._segments.get(calibration.segment(self.bundle.layout, request) or "", "other")
 
-    @cached_property
-    def _segments(self) -> Mapping[str, str]:
-        """By id that has a curve of its own, its value."""
-        calibration = self.bundle.calibration
-        if calibration is None or calibration.settings.by is None:
-            return {}
-        ids = sorted({int(each) for curves in calibration.tasks.values() for each in curves.segments})
-        return {
-            str(row): text
-            for row, text in zip(ids, self.bundle.encoder.text(calibration.settings.by, ids), strict=True)
-        }
-
     def rank(self, request: RankRequest, by: str | None = None) -> list[RankedItem]:
         """The candidates, best first; equal ones in the order they came.
 
@@ -137,3 +125,12 @@ class Ranker:
             )
             for i in np.argsort(-column, kind="stable")
         ]
+
+
+def _segments(bundle: Bundle) -> dict[str, str]:
+    """By id of a segment that has calibration curves of its own, its value."""
+    calibration = bundle.calibration
+    if calibration is None or calibration.settings.by is None:
+        return {}
+    ids = sorted({int(each) for curves in calibration.tasks.values() for each in curves.segments})
+    return dict(zip(map(str, ids), bundle.encoder.text(calibration.settings.by, ids), strict=True))
