@@ -61,7 +61,7 @@ class EmbeddedAccounts(Accounts):
 
     def charge(self, charges: Sequence[Charge]) -> list[bool]:
         """Add to what campaigns have spent: all of it or nothing."""
-        is_new, oldest = [], _now_ms() - KEPT_MS
+        is_new, oldest = [], max((each.day_ms for each in charges), default=0) - KEPT_MS
         with self._database.writing() as database:
             for exposure, campaign, day_ms, amount in charges:
                 noted = database.execute("INSERT OR IGNORE INTO charged VALUES (?, ?)", (day_ms, exposure)).rowcount

@@ -25,8 +25,8 @@ _CHUNK = 1000
 _CHARGE = """
 if redis.call('SADD', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('HINCRBYFLOAT', KEYS[2], ARGV[2], ARGV[3])
-redis.call('PEXPIREAT', KEYS[1], ARGV[4])
-redis.call('PEXPIREAT', KEYS[2], ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1
 """
 
@@ -67,7 +67,7 @@ class RedisAccounts(Accounts):
             with self._pipeline(transaction=False) as pipeline:
                 for each in charges[first : first + _CHUNK]:
                     keys = (self._day_key(b"charged", each.day_ms), self._day_key(b"spent", each.day_ms))
-                    given: Any = (each.exposure, as_bytes(each.campaign), repr(each.amount), each.day_ms + KEPT_MS)
+                    given: Any = (each.exposure, as_bytes(each.campaign), repr(each.amount), KEPT_MS)
                     pipeline.eval(_CHARGE, len(keys), *keys, *given)
                 is_new += map(bool, pipeline.execute())
         return is_new
