@@ -30,7 +30,8 @@ def code_of(page):
 
 
 def options_of(command):
-    return {name for parameter in command.params for name in parameter.opts} | {"--help", "-h"}
+    names = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    return names | {"--help", "-h"}
 
 
 def command_of(words):
