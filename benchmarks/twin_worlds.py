@@ -50,17 +50,18 @@ PRE_DAYS = 7
 
 def outcomes(world: World, options: argparse.Namespace, policy: Path, out: Path) -> pl.DataFrame:
     """By user, in their order, what came of living with a policy."""
-    settings = SimulationSettings(num_users=options.users, num_days=options.days, seed=options.seed)
-    with (
-        LocalService(options.model, out / "events", out, ["--policy", str(policy)]) as service,
-        ServiceClient(service.url) as client,
-    ):
-        simulator = Simulator(world, client, settings)
-        simulator.run()
+    num_users = min(options.users or world.config.num_users, world.config.num_users)
+    settings = SimulationSettings(num_users=num_users, num_days=options.days, seed=options.seed)
+    if not (out / "done").exists():
+        with (
+            LocalService(options.model, out / "events", out, ["--policy", str(policy)]) as service,
+            ServiceClient(service.url) as client,
+        ):
+            Simulator(world, client, settings).run()
+        (out / "done").touch()
     log = ExperimentLog.read(out / "events", None)
     days = log.requests.group_by("user_id").agg(active_days=(pl.col("time_ms") // DAY_MS).n_unique())
-    users = [str(user) for user in simulator.ledger.users]
-    return _by_user(log.events, users).join(days, "user_id", "left").fill_null(0)
+    return _by_user(log.events, [str(user) for user in range(num_users)]).join(days, "user_id", "left").fill_null(0)
 
 
 def before(raw: Path, users: list[str], world: World) -> pl.DataFrame:
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None, help="keep both event logs here")
+    parser.add_argument("--out", type=Path, default=None, help="keep both event logs here, and use those that are here")
     options = parser.parse_args(arguments)
     world = load_world(options.world)
     with tempfile.TemporaryDirectory() as scratch:
