@@ -1,6 +1,12 @@
 """INFNet: a task-aware information flow network, as a complete ranking system."""
 
+import os
+
 __version__ = "0.1.0"
+
+# OpenMP reads it when PyTorch is loaded, so before any other import: threads that wait for each other sleep, where they
+# would spin on cores that a service, an update or another run beside them could use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from infnet.api import evaluate, prepare, train, tune
 from infnet.data.dataset import Dataset
