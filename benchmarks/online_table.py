@@ -86,7 +86,7 @@ def make(out: Path, options: argparse.Namespace) -> None:
         if not bundle.exists():
             infnet("export", run, "--out", bundle, "--calibrate", "isotonic")
     (out / "policy.yaml").write_text(yaml.safe_dump(POLICY, sort_keys=False))
-    if not (out / "events").exists():
+    if not (out / "events" / "simulation" / "simulation.json").exists():
         infnet(
             *("simulate", "--world", out / "raw", "--days", options.days, "--out", out / "events"),
             *("--experiment", f"ranker:baseline={out / 'bundle-baseline'},infnet={out / 'bundle-infnet'}"),

@@ -52,13 +52,16 @@ def outcomes(world: World, options: argparse.Namespace, policy: Path, out: Path)
     """By user, in their order, what came of living with a policy."""
     num_users = min(options.users or world.config.num_users, world.config.num_users)
     settings = SimulationSettings(num_users=num_users, num_days=options.days, seed=options.seed)
-    if not (out / "done").exists():
+    made, wanted = out / "made.json", settings.model_dump_json() + policy.read_text()
+    if made.exists() and made.read_text() != wanted:
+        raise SystemExit(f"{out} holds an event log of other settings or of another policy; give another --out")
+    if not made.exists():
         with (
             LocalService(options.model, out / "events", out, ["--policy", str(policy)]) as service,
             ServiceClient(service.url) as client,
         ):
             Simulator(world, client, settings).run()
-        (out / "done").touch()
+        made.write_text(wanted)
     log = ExperimentLog.read(out / "events", None)
     days = log.requests.group_by("user_id").agg(active_days=(pl.col("time_ms") // DAY_MS).n_unique())
     return _by_user(log.events, [str(user) for user in range(num_users)]).join(days, "user_id", "left").fill_null(0)

@@ -14,8 +14,8 @@ from infnet.serving.events import Sale
 __all__ = ["KEPT_MS", "SOLD_MS", "Accounts", "Charge", "Sales", "decode_sales", "encode_sales", "exposure_id"]
 
 KEPT_MS = 2 * 86_400_000
-"""How long the accounts of a day are kept at least after it began. What goes by is told by later charges, not by the
-machine's clock, so that old traffic can be replayed."""
+"""How long the accounts of a day are kept at least: beside charges of later days, or on a server after its last charge.
+A day that is charged has accounts, however long ago it was, so that old traffic can be replayed."""
 SOLD_MS = 3_600_000
 """How long it is known what was sold: impressions of that long ago are not paid for."""
 
